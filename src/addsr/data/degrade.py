@@ -1,0 +1,280 @@
+"""Low-resolution pictures as the world makes them: blurred, resized, noisy, compressed.
+
+Second-order degradation of Real-ESRGAN (arXiv 2107.10833, section 3), batched for a GPU:
+
+    blur -> resize -> noise -> JPEG -> [blur -> resize -> noise] -> resize to LR, sinc, JPEG
+
+with the last JPEG before or after the last resize. Every strength is drawn per picture. What fixes
+the shape of a tensor is shared by `group` pictures in a row: the preset, whether the second round
+runs, and the three resizes (direction, factor, filter). `group=1` draws these per picture too, at
+more launches per picture.
+
+Noise and compression run on 16 x 16 macroblocks, which stack whatever the size of the picture
+they come from; so only resizing and the second blur run group by group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from addsr.errors import InputError, OptionError
+
+from .draw import Dice, derive_seed, host_seed, upload
+from .filters import filter2d
+from .jpeg import from_macroblocks, jpeg_blocks, to_macroblocks
+from .kernels import KernelDraw, build_kernels, draw_final_sinc, draw_kernels
+from .noise import NoiseDraw, add_noise, draw_noise
+from .spec import (
+    MIXTURES,
+    PRESETS,
+    BlurSpec,
+    DegradationSpec,
+    JpegSpec,
+    NoiseSpec,
+    Preset,
+    ResizeSpec,
+    resolve,
+)
+
+__all__ = [
+    "MIXTURES",
+    "PRESETS",
+    "BlurSpec",
+    "DegradationSpec",
+    "JpegSpec",
+    "NoiseSpec",
+    "Preset",
+    "ResizeSpec",
+    "degrade",
+    "resolve",
+]
+
+_FILTERS = ("area", "bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class _Resize:
+    """One resize of a group."""
+
+    size: tuple[int, int]
+    filter: str
+    antialias: bool
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """What the pictures of a group share; `second` is None where the second round is left out."""
+
+    preset: int
+    first: _Resize
+    second: _Resize | None
+    final: _Resize
+
+
+@torch.no_grad()
+def degrade(
+    hr: Tensor,
+    preset: Preset = "mixture",
+    *,
+    scale: int = 4,
+    generator: torch.Generator | None = None,
+    group: int = 8,
+) -> Tensor:
+    """Low-resolution `(B, 3, H // scale, W // scale)` of `hr` `(B, 3, H, W)`, both in [0, 1].
+
+    The result holds multiples of 1/255, as a file would.
+
+    Args:
+        hr: float pictures on any device.
+        preset: `mild`, `strong`, `near-clean`, `mixture`, weights of those, or a spec.
+        scale: how many times smaller the result is.
+        generator: on the CPU or the device of `hr`; None takes torch's global one. A seed gives
+            the same parameters on every device, and the same pictures on the same device.
+        group: pictures in a row that share preset and resizes.
+
+    Raises:
+        InputError: `hr` is no such batch or has a side shorter than `scale`.
+        OptionError: `scale` or `group` is below 1.
+        ConfigError: an unknown preset.
+    """
+    _check(hr, scale, group)
+    if len(hr) == 0:
+        return hr.new_zeros(0, 3, hr.shape[-2] // scale, hr.shape[-1] // scale)
+    specs, shares = resolve(preset)
+    seed = host_seed(generator)
+    host = torch.Generator().manual_seed(derive_seed(seed, "parameters"))
+    device_generator = torch.Generator(hr.device).manual_seed(derive_seed(seed, "noise"))
+    count = len(hr)
+    plans = _draw_geometry(specs, shares, -(-count // group), hr.shape[-2:], scale, host)
+    # autocast would run the DCT in half precision
+    with torch.autocast(hr.device.type, enabled=False):
+        return _run(hr.float(), specs, plans, group, host, device_generator)
+
+
+def _run(
+    hr: Tensor,
+    specs: Sequence[DegradationSpec],
+    plans: list[_Geometry],
+    group: int,
+    host: torch.Generator,
+    generator: torch.Generator,
+) -> Tensor:
+    device, count = hr.device, len(hr)
+    sizes = [min(group, count - start) for start in range(0, count, group)]
+    of_group = torch.tensor(sizes)
+    which = torch.tensor([plan.preset for plan in plans]).repeat_interleave(of_group)
+    has_second = torch.tensor([plan.second is not None for plan in plans])
+    has_second = has_second.repeat_interleave(of_group)
+
+    dice = Dice(specs, which, host)
+    is_early = has_second & (dice.unit() < 0.5)  # the last JPEG comes before the last resize
+    is_compressed = dice.chance("jpeg2.probability")
+    jpegs = (
+        dice.chance("jpeg1.probability"),
+        dice.uniform("jpeg1.quality"),
+        is_compressed & is_early,
+        is_compressed & ~is_early,
+        dice.uniform("jpeg2.quality"),
+    )
+    tables = upload(
+        device,
+        draw_kernels(dice, "blur1"),
+        draw_kernels(dice, "blur2"),
+        draw_final_sinc(dice),
+        draw_noise(dice, "noise1"),
+        draw_noise(dice, "noise2"),
+        jpegs,
+    )
+    blur1, blur2, sinc = (build_kernels(KernelDraw(*table)) for table in tables[:3])
+    noise1, noise2 = NoiseDraw(*tables[3]), NoiseDraw(*tables[4])
+    has_jpeg1, quality1, early, late, quality2 = tables[5]
+
+    whole = torch.arange(count, device=device)
+    members = list(whole.split(sizes))  # per group: the numbers of its pictures
+    parts = list(filter2d(hr, blur1).split(sizes))
+    parts = [_resize(part, plan.first) for part, plan in zip(parts, plans, strict=True)]
+    parts = _noise_and_jpeg(parts, members, noise1, has_jpeg1, quality1, generator)
+
+    again = [index for index, plan in enumerate(plans) if plan.second is not None]
+    if again:
+        kernels = blur2.split(sizes)
+        second: list[Tensor] = []
+        for index in again:
+            blurred, resize = filter2d(parts[index], kernels[index]), plans[index].second
+            second.append(_resize(blurred, resize) if resize else blurred)
+        chosen = [members[index] for index in again]
+        second = _noise_and_jpeg(second, chosen, noise2, early, quality2, generator)
+        for index, part in zip(again, second, strict=True):
+            parts[index] = part
+
+    small = torch.cat([_resize(p, plan.final) for p, plan in zip(parts, plans, strict=True)])
+    small = filter2d(small, sinc)
+    blocks = to_macroblocks(small)
+    owner = whole.repeat_interleave(len(blocks) // count, output_size=len(blocks))
+    small = from_macroblocks(_jpeg_some(blocks, owner, late, quality2), small.shape)
+    return (small.clamp(0, 1) * 255).round() / 255
+
+
+def _noise_and_jpeg(
+    parts: list[Tensor],
+    members: list[Tensor],
+    noise: NoiseDraw,
+    chosen: Tensor,
+    quality: Tensor,
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """All groups at once, as macroblocks; `members` holds each group's picture numbers."""
+    pieces = [to_macroblocks(part) for part in parts]
+    owner = torch.cat(
+        [
+            numbers.repeat_interleave(len(piece) // len(numbers), output_size=len(piece))
+            for numbers, piece in zip(members, pieces, strict=True)
+        ]
+    )
+    blocks = add_noise(torch.cat(pieces), noise, generator=generator, owner=owner)
+    blocks = _jpeg_some(blocks, owner, chosen, quality)
+    split = blocks.split([len(piece) for piece in pieces])
+    return [from_macroblocks(piece, p.shape) for piece, p in zip(split, parts, strict=True)]
+
+
+def _jpeg_some(blocks: Tensor, owner: Tensor, chosen: Tensor, quality: Tensor) -> Tensor:
+    """Compressed where the owning picture is `chosen`; the rest is computed and thrown away,
+    because picking rows by a condition would wait for the device."""
+    mask = (chosen > 0.5)[owner].view(-1, 1, 1, 1)
+    return torch.where(mask, jpeg_blocks(blocks, quality[owner]), blocks)
+
+
+def _resize(x: Tensor, resize: _Resize) -> Tensor:
+    if x.shape[-2:] == resize.size:
+        return x
+    if resize.filter == "area":
+        return F.interpolate(x, size=resize.size, mode="area")
+    return F.interpolate(
+        x, size=resize.size, mode=resize.filter, align_corners=False, antialias=resize.antialias
+    )
+
+
+def _draw_geometry(
+    specs: Sequence[DegradationSpec],
+    shares: Sequence[float],
+    groups: int,
+    hr_size: Sequence[int],
+    scale: int,
+    host: torch.Generator,
+) -> list[_Geometry]:
+    """Preset and resizes of each group; the published factors of the second resize refer to LR."""
+    height, width = hr_size
+    lr_size = (height // scale, width // scale)
+    preset = torch.multinomial(torch.tensor(shares), groups, replacement=True, generator=host)
+    plans: list[_Geometry] = []
+    rolls: list[list[float]] = torch.rand(groups, 11, generator=host, dtype=torch.float64).tolist()
+    for number, roll in zip(preset.tolist(), rolls, strict=True):
+        spec = specs[number]
+        has_second = roll[0] < spec.second_order
+        plans.append(
+            _Geometry(
+                preset=number,
+                first=_draw_resize(spec.resize1, (height, width), roll[1:5]),
+                second=_draw_resize(spec.resize2, lr_size, roll[5:9]) if has_second else None,
+                final=_Resize(lr_size, _pick(roll[9]), roll[10] < spec.final_antialias),
+            )
+        )
+    return plans
+
+
+def _draw_resize(spec: ResizeSpec, size: tuple[int, int], roll: list[float]) -> _Resize:
+    up, down, _ = spec.shares
+    low, high = spec.factor
+    factor = 1.0
+    if roll[0] < up:
+        factor = 1 + (high - 1) * roll[1]
+    elif roll[0] < up + down:
+        factor = low + (1 - low) * roll[1]
+    height, width = (max(1, int(side * factor)) for side in size)
+    return _Resize((height, width), _pick(roll[2]), roll[3] < spec.antialias)
+
+
+def _pick(roll: float) -> str:
+    return _FILTERS[int(roll * len(_FILTERS))]
+
+
+def _check(hr: Tensor, scale: int, group: int) -> None:
+    if scale < 1:
+        raise OptionError(f"scale = {scale} is not allowed; give a whole number from 1")
+    if group < 1:
+        raise OptionError(f"group = {group} is not allowed; give a whole number from 1")
+    if hr.dim() != 4 or hr.shape[1] != 3 or not hr.is_floating_point():
+        raise InputError(
+            f"picture batch has shape {tuple(hr.shape)} and type {hr.dtype}; "
+            "give floats (B, 3, H, W) in [0, 1]"
+        )
+    if min(hr.shape[-2:]) < scale:
+        raise InputError(
+            f"picture of {hr.shape[-1]} x {hr.shape[-2]} is smaller than scale {scale}; "
+            "give pictures with sides of at least that many pixels"
+        )

@@ -1,0 +1,155 @@
+"""Pairs of HR and LR files from a folder of pictures, for training and scoring elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from addsr.errors import InputError, OptionError, OutputError
+
+from .degrade import degrade
+from .draw import derive_seed
+from .shards import MAX_PIXELS, SUFFIXES, decode_picture, read_picture
+from .spec import Preset, resolve
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PairsSummary:
+    """What `make_pairs` did; names are relative to the HR folder."""
+
+    written: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    """Name and reason of each picture that was left out."""
+
+
+def make_pairs(
+    hr_folder: str | Path,
+    out: str | Path,
+    preset: Preset = "mild",
+    seed: int = 0,
+    *,
+    scale: int = 4,
+    device: str | torch.device = "cpu",
+    max_pixels: int = MAX_PIXELS,
+    on_file: Callable[[int, int, str], None] | None = None,
+) -> PairsSummary:
+    """Writes `out/hr/NAME.png` and `out/lr/NAME.png` for every picture of `hr_folder`.
+
+    HR pictures are cropped at the right and bottom to a multiple of `scale`. Subfolders are kept;
+    where two pictures differ in their suffix only, NAME keeps it (`cat.jpg.png`). Each file's
+    randomness comes from `seed` and its relative name, so other files change nothing. A pair
+    appears whole, LR first, or not at all; a picture that cannot be used is named and left out.
+
+    Args:
+        hr_folder: searched recursively.
+        out: made if needed; neither it nor its `hr` and `lr` may overlap with `hr_folder`.
+        preset: degradation, see `degrade`.
+        seed: any whole number.
+        scale: how many times smaller LR is.
+        device: where the degradation runs.
+        max_pixels: larger pictures are left out.
+        on_file: called with (done, total, name) after each picture.
+
+    Raises:
+        InputError: `hr_folder` is no folder or holds no picture.
+        OutputError: `out` overlaps with `hr_folder` or cannot be written.
+        OptionError: `scale` is below 1; ConfigError: an unknown preset.
+    """
+    source, target = Path(hr_folder), Path(out)
+    if scale < 1:
+        raise OptionError(f"scale = {scale} is not allowed; give a whole number from 1")
+    resolve(preset)
+    if not source.is_dir():
+        raise InputError(f"{source}: is no folder; give the folder with the HR pictures")
+    _check_apart(source, target)
+    names = _outputs(source)
+    if not names:
+        raise InputError(f"{source}: no pictures; give a folder with {', '.join(SUFFIXES)} files")
+    written: list[str] = []
+    skipped: list[tuple[str, str]] = []
+    for done, (name, output) in enumerate(names.items(), start=1):
+        try:
+            hr = _read_hr(source / name, name, scale, max_pixels)
+        except InputError as error:
+            log.warning("%s (left out)", error)
+            skipped.append((name, str(error)))
+        else:
+            generator = torch.Generator().manual_seed(derive_seed(seed, name))
+            x = _to_tensor(hr).to(device)
+            lr = degrade(x, preset, scale=scale, generator=generator, group=1)
+            _write_png(_to_array(lr), target / "lr" / output)
+            _write_png(hr, target / "hr" / output)
+            written.append(name)
+        if on_file is not None:
+            on_file(done, len(names), name)
+    return PairsSummary(tuple(written), tuple(skipped))
+
+
+def _outputs(source: Path) -> dict[str, PurePosixPath]:
+    """Relative names of all pictures, sorted, and where their results go below `hr` and `lr`."""
+    found = sorted(
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file()
+    )
+    plain = {name: PurePosixPath(name).with_suffix(".png") for name in found}
+    # file systems that ignore case would write A.png over a.png
+    uses = Counter(str(output).lower() for output in plain.values())
+    return {
+        name: output if uses[str(output).lower()] == 1 else PurePosixPath(f"{name}.png")
+        for name, output in plain.items()
+    }
+
+
+def _check_apart(source: Path, target: Path) -> None:
+    hr, out = source.resolve(), target.resolve()
+    for written in (out / "hr", out / "lr"):
+        written = written.resolve()  # a link could lead back to the originals
+        if hr == written or written in hr.parents or hr in written.parents:
+            raise OutputError(
+                f"{target}: would write into {source} or over it; give an output folder outside"
+            )
+
+
+def _read_hr(path: Path, name: str, scale: int, max_pixels: int) -> np.ndarray:
+    picture = decode_picture(read_picture(path), name, max_pixels)
+    height, width = (side // scale * scale for side in picture.shape[:2])
+    if not height or not width:
+        raise InputError(
+            f"{name}: {picture.shape[1]} x {picture.shape[0]} is smaller than scale {scale}; "
+            "give a larger picture"
+        )
+    return picture[:height, :width]
+
+
+def _to_tensor(picture: np.ndarray) -> Tensor:
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def _to_array(x: Tensor) -> np.ndarray:
+    return (x[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def _write_png(picture: np.ndarray, path: Path) -> None:
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Image.fromarray(picture).save(temporary, format="PNG")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error}); choose another folder") from error

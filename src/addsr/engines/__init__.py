@@ -1,0 +1,1 @@
+"""Running a network on a device: choice of device and type, memory, noise, one tile."""

@@ -1,0 +1,58 @@
+"""Networks of the compact model.
+
+One tensor contract for all of them: pictures are float `(B, 3, H, W)` in [0, 1] at every public
+border; the noisy picture `x_t` alone is in [-1, 1] units plus noise. No network here knows a path,
+a PIL picture or a training loss.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from addsr.errors import ModelError
+
+from .compact import CompactConfig, CompactNet
+from .discriminator import DiscriminatorConfig, PatchDiscriminator
+from .features import FeatureNet, FeatureNetConfig
+
+__all__ = [
+    "CompactConfig",
+    "CompactNet",
+    "DiscriminatorConfig",
+    "FeatureNet",
+    "FeatureNetConfig",
+    "PatchDiscriminator",
+    "build",
+    "tuples",
+]
+
+_KINDS: dict[str, tuple[type, type[nn.Module]]] = {
+    "compact": (CompactConfig, CompactNet),
+    "discriminator": (DiscriminatorConfig, PatchDiscriminator),
+    "features": (FeatureNetConfig, FeatureNet),
+}
+
+
+def tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with lists, as TOML and JSON give them, turned into the tuples of a config."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def build(kind: str, config: dict[str, Any]) -> nn.Module:
+    """A freshly initialised network of `kind`, from the plain dictionary stored beside its weights.
+
+    Raises:
+        ModelError: an unknown kind, or a configuration this version does not understand.
+    """
+    if kind not in _KINDS:
+        raise ModelError(f"kind: {kind!r} is unknown; this version knows {', '.join(_KINDS)}")
+    config_type, net_type = _KINDS[kind]
+    try:
+        parsed = config_type(**tuples(config))
+    except TypeError as error:
+        raise ModelError(
+            f"config of kind {kind!r} is not understood ({error}); update addsr"
+        ) from error
+    return net_type(parsed)

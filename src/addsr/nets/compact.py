@@ -1,0 +1,241 @@
+"""The compact restoration network: pixel-space diffusion with x-prediction, 128 px to 512 px.
+
+A U-Net on the grid of the eightfold pixel-unshuffled output takes the noisy picture, the time, the
+low-resolution picture and the previous prediction (AddSR's prediction-based self-refinement,
+arXiv 2404.01717); a small decoder with a gated low-resolution skip (the role of StableSR's
+controllable feature wrapping, arXiv 2305.07015) turns its features into the clean picture.
+The same network is teacher and student.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .blocks import GlobalAttention, Norm, ResBlock, TimeEmbedding, make_norm, shuffle_conv
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """Shape of a `CompactNet`; the defaults are the published `compact` size."""
+
+    widths: tuple[int, int, int] = (192, 288, 384)
+    """Channels of the U-Net at output/8, /16 and /32."""
+    depths: tuple[int, int, int] = (3, 2, 2)
+    """Residual blocks of the encoder at each of the three grids (the last is the middle)."""
+    decoder_widths: tuple[int, int, int] = (192, 128, 64)
+    """Channels of the decoder at output/8, /4 and /2."""
+    decoder_depth: int = 2
+    time_channels: int = 256
+    lr_channels: int = 32
+    norm: Norm = "channel"
+    decoder_norm: Norm = "channel"
+    attention: bool = False
+    context_channels: int = 128
+    """Width of the picture-wide context encoder; 0 leaves it out."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for the metadata of a weights file."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+class CompactNet(nn.Module):
+    """Predicts the clean picture from its noisy version and the low-resolution input."""
+
+    scale = 4
+    multiple = 8
+    """Sides of the low-resolution input must be multiples of this (pad before, crop after)."""
+
+    def __init__(self, config: CompactConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or CompactConfig()
+        a, b, c = config.widths
+        n_a, n_b, n_c = config.depths
+        time = config.time_channels
+
+        def blocks(channels_in: int, channels: int, count: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                ResBlock(channels_in if i == 0 else channels, channels, time, config.norm)
+                for i in range(count)
+            )
+
+        self.time = TimeEmbedding(time)
+        self.context_encoder = (
+            ContextEncoder(config.context_channels) if config.context_channels else None
+        )
+        self.context_in = (
+            nn.Linear(2 * config.context_channels, time) if config.context_channels else None
+        )
+        self.lr_in = nn.Conv2d(12, config.lr_channels, 3, padding=1)
+        self.stem = nn.Conv2d(config.lr_channels + 2 * 192, a, 3, padding=1)
+        self.enc0 = blocks(a, a, n_a)
+        self.down0 = nn.Conv2d(a, b, 3, stride=2, padding=1)
+        self.enc1 = blocks(b, b, n_b)
+        self.down1 = nn.Conv2d(b, c, 3, stride=2, padding=1)
+        self.mid = blocks(c, c, n_c)
+        self.attention = GlobalAttention(c, 4, config.norm) if config.attention else None
+        self.up1 = nn.Conv2d(c, b, 1)
+        self.dec1 = blocks(2 * b, b, n_b)
+        self.up0 = nn.Conv2d(b, a, 1)
+        self.dec0 = blocks(2 * a, a, n_a)
+        self.norm_out = make_norm(config.norm, a)
+        self.decoder = Decoder(a, config)
+
+    def context(self, lr: Tensor) -> Tensor | None:
+        """Statistics `(B, 2 * context_channels)` of a whole low-resolution picture, or None.
+
+        They are means over positions, so the context of a large photo is the area-weighted mean of
+        its tiles' contexts. Passed to `forward` for every tile of the photo, it gives the network a
+        view of the whole (how noisy, how blurred, how bright) that no cut can change.
+        """
+        if self.context_encoder is None:
+            return None
+        return self.context_encoder((lr * 2 - 1).to(self.stem.weight.dtype))
+
+    def encode(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        lr: Tensor,
+        condition: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features `(h0, h1, h2, time)` of the contracting half, at output/8, /16 and /32.
+
+        Takes what `forward` takes. The frozen teacher's h0..h2 serve as perceptual features.
+        """
+        dtype = self.stem.weight.dtype
+        if condition is None:
+            condition = enlarge(lr)
+        time = self.time(t)
+        if self.context_in is not None:
+            context = self.context(lr) if context is None else context
+            if context is not None:
+                time = time + F.silu(self.context_in(context.to(dtype)))
+        x = torch.cat(
+            [
+                self.lr_in(F.pixel_unshuffle((lr * 2 - 1).to(dtype), 2)),
+                F.pixel_unshuffle(x_t.to(dtype), 8),
+                F.pixel_unshuffle((condition * 2 - 1).to(dtype), 8),
+            ],
+            dim=1,
+        )  # (B, lr_channels + 384, H/8, W/8)
+        x = self.stem(x)
+        for block in self.enc0:
+            x = block(x, time)
+        h0 = x
+        x = self.down0(x)
+        for block in self.enc1:
+            x = block(x, time)
+        h1 = x
+        x = self.down1(x)
+        for i, block in enumerate(self.mid):
+            x = block(x, time)
+            if i == 0 and self.attention is not None:
+                x = self.attention(x)
+        return h0, h1, x, time
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        lr: Tensor,
+        condition: Tensor | None = None,
+        fidelity: float | Tensor = 1.0,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """The predicted clean picture `(B, 3, 4h, 4w)`, float32 in [0, 1] units, not clamped.
+
+        Args:
+            x_t: noisy picture `(B, 3, 4h, 4w)`, `(1 - t) x0 + t eps` with x0 in [-1, 1].
+            t: time `(B,)` in [0, 1]; 1 is pure noise.
+            lr: low-resolution picture `(B, 3, h, w)` in [0, 1]; h and w multiples of 8.
+            condition: picture of the output's size in [0, 1] that carries the previous prediction
+                (AddSR: `w x0 + (1 - w) x_LR`); None means the enlarged `lr`, as in the first step.
+            fidelity: gate of the low-resolution skip in the decoder, in [0, 1]; a number or `(B,)`.
+            context: what `context` gave for the photo this is a tile of; None means `lr` itself.
+        """
+        h0, h1, x, time = self.encode(x_t, t, lr, condition, context)
+        x = torch.cat([F.interpolate(self.up1(x), scale_factor=2.0, mode="nearest"), h1], dim=1)
+        for block in self.dec1:
+            x = block(x, time)
+        x = torch.cat([F.interpolate(self.up0(x), scale_factor=2.0, mode="nearest"), h0], dim=1)
+        for block in self.dec0:
+            x = block(x, time)
+        residual = self.decoder(F.silu(self.norm_out(x)), time, lr, fidelity)
+        # The sum is float32: an 8-bit mantissa would band the smooth parts of the picture.
+        return residual.float() * 0.5 + enlarge(lr.float())
+
+
+class ContextEncoder(nn.Module):
+    """Picture-wide statistics of the low-resolution input: mean and mean square of its features.
+
+    Group normalisation and attention give a network this view of the whole, but as a side effect
+    of the tile at hand; here it is an input, the same for every tile of a photo.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(12, channels // 2, 3, padding=1)
+        self.down = nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1)
+        self.blocks = nn.ModuleList(ResBlock(channels, channels, 0, "none") for _ in range(2))
+
+    def forward(self, lr: Tensor) -> Tensor:
+        x = self.down(F.silu(self.stem(F.pixel_unshuffle(lr, 2))))
+        for block in self.blocks:
+            x = block(x)
+        x = x.float()  # sums over many positions
+        return torch.cat([x.mean(dim=(2, 3)), x.square().mean(dim=(2, 3))], dim=1)
+
+
+class Decoder(nn.Module):
+    """Features at output/8 to the residual picture at full size, in [-1, 1] units."""
+
+    def __init__(self, channels_in: int, config: CompactConfig) -> None:
+        super().__init__()
+        a, b, c = config.decoder_widths
+        norm = config.decoder_norm
+
+        time = config.time_channels if config.context_channels else 0
+
+        def stage(channels: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                ResBlock(channels, channels, time, norm) for _ in range(config.decoder_depth)
+            )
+
+        self.link = nn.Conv2d(channels_in, a, 1)
+        self.stage0 = stage(a)
+        self.up0 = shuffle_conv(a, b)
+        self.lr_skip = nn.Conv2d(3, b, 3, padding=1)
+        self.stage1 = stage(b)
+        self.up1 = shuffle_conv(b, c)
+        self.stage2 = stage(c)
+        self.out = shuffle_conv(c, 3, kernel=3)
+        # zero, so that training starts from the ungated decoder and has to earn the skip
+        nn.init.zeros_(self.lr_skip.weight)
+        nn.init.zeros_(self.lr_skip.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, time: Tensor, lr: Tensor, fidelity: float | Tensor) -> Tensor:
+        x = self.link(x)
+        for block in self.stage0:
+            x = block(x, time)
+        x = F.pixel_shuffle(self.up0(x), 2)  # (B, b, H/4, W/4): the grid of lr
+        skip = self.lr_skip((lr * 2 - 1).to(x.dtype))
+        if isinstance(fidelity, Tensor):
+            fidelity = fidelity.to(x.dtype).view(-1, 1, 1, 1)
+        x = x + fidelity * skip
+        for block in self.stage1:
+            x = block(x, time)
+        x = F.pixel_shuffle(self.up1(x), 2)
+        for block in self.stage2:
+            x = block(x, time)
+        return F.pixel_shuffle(self.out(F.silu(x)), 2)
+
+
+def enlarge(lr: Tensor, scale: int = 4) -> Tensor:
+    """`lr` enlarged bilinearly by `scale`; the base that the network adds its residual to."""
+    return F.interpolate(lr, scale_factor=float(scale), mode="bilinear", align_corners=False)

@@ -1,0 +1,1 @@
+"""Training: one loop, and a task per network (features, teacher, student)."""

@@ -1,0 +1,294 @@
+"""Recipes: TOML files parsed into frozen dataclasses that check every field."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from addsr.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def _require(ok: bool, name: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(f"{name} = {value!r} is not allowed; give {allowed}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long, where to and how often."""
+
+    output: str = "runs/addsr"
+    steps: int = 100_000
+    """Optimiser steps of the whole run."""
+    minutes: float = 0.0
+    """Wall-clock limit of this process; 0 means none. The learning-rate schedule follows whichever
+    of steps and minutes is further on."""
+    batch: int = 64
+    seed: int = 0
+    precision: str = "bf16"
+    """bf16 keeps bf16 working weights beside float32 masters; fp32 trains in float32."""
+    compile: bool = True
+    ema: float = 0.999
+    log_every: int = 50
+    checkpoint_every: int = 2000
+    checkpoints_limit: int = 2
+    validate_every: int = 2000
+    validate_limit: int = 0
+    """Validation pictures used; 0 means all."""
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, "run.steps", self.steps, "a number from 1")
+        _require(self.minutes >= 0, "run.minutes", self.minutes, "0 (no limit) or more")
+        _require(self.batch >= 2, "run.batch", self.batch, "a number from 2")
+        _require(
+            self.precision in ("bf16", "fp32"), "run.precision", self.precision, "bf16 or fp32"
+        )
+        _require(0 <= self.ema < 1, "run.ema", self.ema, "a number in [0, 1)")
+        for name in ("log_every", "checkpoint_every", "checkpoints_limit", "validate_every"):
+            _require(
+                getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "a number from 1"
+            )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Training pictures and what is done to them."""
+
+    train: tuple[str, ...] = ()
+    """Folders, tar shards or glob patterns."""
+    val: str = ""
+    """Folder with `hr/` and `lr/`; empty means no validation."""
+    crop_px: int = 256
+    pool: int = 4096
+    reuse: float = 2.0
+    mixture: str = "mixture"
+
+    def __post_init__(self) -> None:
+        _require(len(self.train) > 0, "data.train", self.train, "at least one folder or tar shard")
+        ok = self.crop_px >= 64 and self.crop_px % 64 == 0
+        _require(ok, "data.crop_px", self.crop_px, "a multiple of 64 from 64")
+        _require(self.pool >= 2, "data.pool", self.pool, "a number from 2")
+        _require(self.reuse >= 1, "data.reuse", self.reuse, "a number from 1")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule: linear warm-up, constant, cosine to `final` of the peak."""
+
+    learning_rate: float = 4e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    warmup_steps: int = 300
+    decay_from: float = 0.5
+    """Share of the run after which the cosine begins."""
+    final: float = 0.05
+
+    def __post_init__(self) -> None:
+        ok = 0 < self.learning_rate <= 1
+        _require(ok, "optim.learning_rate", self.learning_rate, "a number in (0, 1]")
+        _require(0 <= self.decay_from <= 1, "optim.decay_from", self.decay_from, "0 to 1")
+        _require(0 <= self.final <= 1, "optim.final", self.final, "0 to 1")
+        _require(self.clip > 0, "optim.clip", self.clip, "a number above 0")
+        _require(self.warmup_steps >= 1, "optim.warmup_steps", self.warmup_steps, "1 or more")
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The LR-conditioned diffusion teacher (and its HR-regulated role)."""
+
+    one_step_share: float = 0.34
+    """Share of each batch at t = 1 with L1 and Haar losses; the rest is spread over all t."""
+    diffusion_weight: float = 0.5
+    haar_weight: float = 1.0
+    haar_weight_diffusion: float = 0.2
+    t_mean: float = 0.6
+    t_std: float = 1.2
+    """Logit-normal distribution of t."""
+    weak_share: float = 0.1
+    """Samples whose LR is blurred to a quarter of its resolution, for guidance."""
+    clean_share: float = 0.1
+    """Samples whose LR is the clean area-downscaled HR: the HR-regulated teacher's role."""
+    gate_share: float = 0.2
+    """Samples with a random fidelity gate; the others have 1."""
+
+    def __post_init__(self) -> None:
+        for name in ("one_step_share", "weak_share", "clean_share", "gate_share"):
+            _require(0 <= getattr(self, name) <= 1, f"task.{name}", getattr(self, name), "0 to 1")
+        _require(self.t_std > 0, "task.t_std", self.t_std, "a number above 0")
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Adversarial diffusion distillation with self-refinement on the student's own predictions."""
+
+    teacher: str = ""
+    """Weights file of the frozen teacher."""
+    shares: tuple[float, float, float, float] = (0.55, 0.2, 0.15, 0.1)
+    """Shares of a batch at the levels 1, .75, .5 and .25."""
+    psr_weight: float = 0.5
+    ta_base: float = 0.5
+    ta_growth: float = 2.1
+    """Timestep-adaptive weight ta_base * ta_growth**(step index)."""
+    l1_weight: float = 0.5
+    low_weight: float = 1.0
+    haar_weight: float = 0.25
+    distill_weight: float = 1.0
+    perceptual_weight: float = 0.5
+    perceptual_t: float = 0.15
+    adversarial_cap: float = 0.03
+    """Largest share of the reconstruction gradient's norm that the adversarial one may reach
+    per unit of its own norm."""
+    feature_matching: float = 0.05
+    adversarial_warmup: int = 300
+    discriminator_rate: float = 2e-4
+    discriminator_width: int = 64
+    discriminator_scales: int = 3
+    r1_weight: float = 1.0
+    r1_sigma: float = 0.02
+    fidelity: float = 0.5
+    """The fidelity gate that the model is shipped with."""
+    gate_share: float = 0.5
+    """Samples whose gate is uniform in [0, 1] instead; the adversarial gradient counts 2 (1 - gate)
+    times, which is what gives the knob its meaning."""
+
+    def __post_init__(self) -> None:
+        _require(abs(sum(self.shares) - 1) < 1e-6, "task.shares", self.shares, "four shares, sum 1")
+        falling = all(a >= b for a, b in zip(self.shares, self.shares[1:], strict=False))
+        _require(falling, "task.shares", self.shares, "falling shares: each step feeds the next")
+        _require(0 <= self.fidelity <= 1, "task.fidelity", self.fidelity, "0 to 1")
+        _require(0 <= self.gate_share <= 1, "task.gate_share", self.gate_share, "0 to 1")
+        _require(0 <= self.psr_weight <= 1, "task.psr_weight", self.psr_weight, "0 to 1")
+        _require(0 < self.perceptual_t < 1, "task.perceptual_t", self.perceptual_t, "0 to 1")
+        _require(
+            self.adversarial_cap >= 0, "task.adversarial_cap", self.adversarial_cap, "0 or more"
+        )
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """phi', the evaluation-only feature net."""
+
+    degradation_weight: float = 1.0
+    contrast_weight: float = 0.5
+    rotation_weight: float = 0.25
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0, "task.temperature", self.temperature, "a number above 0")
+
+
+TASKS: dict[str, type] = {
+    "teacher": TeacherConfig,
+    "student": StudentConfig,
+    "features": FeaturesConfig,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe file: tables [run], [data], [optim], [net] and [task]."""
+
+    task_name: str
+    run: RunConfig
+    data: DataConfig
+    optim: OptimConfig
+    task: Any
+    net: dict[str, Any] = field(default_factory=dict)
+
+
+def load_recipe(
+    task: str, path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = None
+) -> Recipe:
+    """The recipe in the TOML file `path` for `task`, with `{table: {field: value}}` laid over it.
+
+    Raises:
+        ConfigError: unreadable file, unknown table or field, wrong type or value; the message
+            names the field, the value and what is allowed.
+    """
+    if task not in TASKS:
+        raise ConfigError(f"task {task!r} is unknown; give one of {', '.join(TASKS)}")
+    try:
+        tables = _toml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such recipe; see recipes/ for examples") from error
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file ({error})") from error
+    for table, values in (overrides or {}).items():
+        tables[table] = {**tables.get(table, {}), **values}
+    known = {"run": RunConfig, "data": DataConfig, "optim": OptimConfig, "task": TASKS[task]}
+    unknown = set(tables) - set(known) - {"net"}
+    if unknown:
+        names = ", ".join(f"[{n}]" for n in sorted(unknown))
+        raise ConfigError(
+            f"{path}: unknown table {names}; known are run, data, optim, task and net"
+        )
+    parts = {name: _parse(cls, tables.get(name, {}), name) for name, cls in known.items()}
+    return Recipe(task_name=task, net=dict(tables.get("net", {})), **parts)  # type: ignore[arg-type]
+
+
+def parse_override(text: str) -> tuple[str, str, Any]:
+    """`(table, field, value)` of `TABLE.FIELD=VALUE`, the value in TOML (a bare word is a string).
+
+    Raises:
+        ConfigError: the text has another form.
+    """
+    key, equals, value = text.partition("=")
+    table, dot, name = key.strip().partition(".")
+    if not (equals and dot and table and name):
+        raise ConfigError(f"--set {text!r}: give TABLE.FIELD=VALUE, such as run.batch=32")
+    try:
+        return table, name, _toml(f"v = {value}")["v"]
+    except ValueError:
+        return table, name, value
+
+
+def _toml(text: str) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[import-not-found,no-redef]
+    return tomllib.loads(text)
+
+
+def _parse(cls: type[T], values: Mapping[str, Any], table: str) -> T:
+    hints = typing.get_type_hints(cls)
+    fields = {f.name for f in dataclasses.fields(cast("Any", cls))}
+    unknown = set(values) - fields
+    if unknown:
+        name = sorted(unknown)[0]
+        raise ConfigError(f"{table}.{name} is unknown; [{table}] has {', '.join(sorted(fields))}")
+    parsed = {k: _coerce(v, hints[k], f"{table}.{k}") for k, v in values.items()}
+    return cls(**parsed)
+
+
+def _coerce(value: Any, hint: Any, name: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+        origin = typing.get_origin(hint)
+    if origin is tuple:
+        inner, *rest = typing.get_args(hint)
+        if isinstance(value, list):
+            items = cast("list[Any]", value)
+            if rest == [...] or len(items) == len(rest) + 1:
+                return tuple(_coerce(v, inner, name) for v in items)
+        if isinstance(value, str) and rest == [...]:
+            return (value,)
+        count = "" if rest == [...] else f" of {len(rest) + 1}"
+        raise ConfigError(f"{name} = {value!r} has the wrong type; give a list{count}")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is not Any and (
+        not isinstance(value, hint) or (hint is int and isinstance(value, bool))
+    ):
+        raise ConfigError(f"{name} = {value!r} has the wrong type; give a {hint.__name__}")
+    return value

@@ -1,0 +1,126 @@
+"""Mixed precision without autocast: bf16 working weights, float32 masters, fused AdamW, EMA.
+
+Autocast casts every weight at every convolution and runs normalisations in float32, which saves
+their inputs in float32 too. Keeping the working network in bf16 halves that memory traffic; the
+masters keep updates that bf16's 8 bits of mantissa would round away.
+"""
+
+# pyright: reportPrivateUsage=false
+# (torch._foreach_* have no public names; without them each update is thousands of launches)
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .config import OptimConfig
+
+
+class Trained:
+    """A network being trained: working weights, float32 masters, optimiser and moving average."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optim: OptimConfig,
+        *,
+        precision: str,
+        ema: float,
+        device: torch.device,
+    ) -> None:
+        self.net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        names_and_params = [(n, p) for n, p in self.net.named_parameters() if p.requires_grad]
+        self.names = [n for n, _ in names_and_params]
+        self.masters = [p.detach().clone().float() for _, p in names_and_params]
+        if precision == "bf16":
+            self.net.to(torch.bfloat16)
+        self.working = [p for p in self.net.parameters() if p.requires_grad]
+        self.average = [m.clone() for m in self.masters]
+        self.decay = ema
+        self.updates = 0
+        self.clip = optim.clip
+        self.peak_rate = optim.learning_rate
+        self.optimizer = torch.optim.AdamW(
+            self.masters,
+            lr=optim.learning_rate,
+            betas=optim.betas,
+            weight_decay=optim.weight_decay,
+            fused=device.type == "cuda",
+        )
+
+    def set_rate(self, factor: float) -> None:
+        """Sets the learning rate to `factor` of its peak."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.peak_rate * factor
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """One update from the working weights' gradients; gives the gradient norm before clipping.
+
+        With several processes the gradients are averaged in one flat all-reduce.
+        """
+        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.working]
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            flat = torch.cat([g.reshape(-1) for g in grads])
+            dist.all_reduce(flat)
+            flat /= dist.get_world_size()
+            parts = flat.split([g.numel() for g in grads])
+            grads = [a.view_as(g) for a, g in zip(parts, grads, strict=True)]
+        grads = [g.float() for g in grads]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        torch._foreach_mul_(grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
+        for master, grad in zip(self.masters, grads, strict=True):
+            master.grad = grad.view_as(master)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.net.zero_grad(set_to_none=True)
+        torch._foreach_copy_(self.working, self.masters)
+        self.updates += 1
+        # a short memory at first, so that the average forgets the initialisation
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.average, self.masters, 1 - decay)
+        return norm
+
+    def state(self, which: str = "average") -> dict[str, Tensor]:
+        """State dict of the float32 masters (`which="masters"`) or of their moving average."""
+        values = self.average if which == "average" else self.masters
+        state = dict(zip(self.names, values, strict=True))
+        buffers = {n: b for n, b in self.net.named_buffers()}
+        return {**state, **buffers}
+
+    @torch.no_grad()
+    def load(self, masters: dict[str, Tensor], average: dict[str, Tensor] | None = None) -> None:
+        """Takes over weights (and their moving average, else the same weights)."""
+        for i, name in enumerate(self.names):
+            self.masters[i].copy_(masters[name])
+            self.average[i].copy_((average or masters)[name])
+        torch._foreach_copy_(self.working, self.masters)
+
+    def full_state(self) -> dict[str, Any]:
+        """Everything a full resume needs."""
+        return {
+            "masters": dict(zip(self.names, self.masters, strict=True)),
+            "average": dict(zip(self.names, self.average, strict=True)),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+        }
+
+    def load_full_state(self, state: dict[str, Any]) -> None:
+        """Restores what `full_state` gave."""
+        self.load(state["masters"], state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
+
+
+def rate_factor(optim: OptimConfig, step: int, progress: float) -> float:
+    """Learning-rate factor at `step` of a run that is `progress` (0..1) through."""
+    import math
+
+    warm = min(1.0, (step + 1) / optim.warmup_steps)
+    if progress <= optim.decay_from or optim.decay_from >= 1:
+        return warm
+    x = min(1.0, (progress - optim.decay_from) / (1 - optim.decay_from))
+    return warm * (optim.final + (1 - optim.final) * 0.5 * (1 + math.cos(math.pi * x)))

@@ -1,0 +1,156 @@
+"""Entry of training: a recipe to a finished run. Also `python -m addsr.train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from addsr.data.pool import PairPool
+from addsr.data.shards import load_pictures
+from addsr.errors import ConfigError, DependencyError
+
+from .config import DataConfig, Recipe, load_recipe
+from .loop import fit
+from .task import Task
+from .validate import load_pairs
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    task: str,
+    config: Path,
+    *,
+    init: Path | None = None,
+    resume: str | None = None,
+    output: Path | None = None,
+    overrides: dict[str, dict[str, Any]] | None = None,
+) -> dict[str, float]:
+    """Runs `task` (teacher, student or features) by the recipe `config`; gives the last figures.
+
+    Args:
+        init: light weights to start from: a file, or a folder with one file per network.
+        resume: `latest` or the path of a full checkpoint.
+        output: replaces run.output.
+        overrides: `{table: {field: value}}` over the recipe, with the same checks.
+
+    Raises:
+        ConfigError: a wrong recipe; TrainingError: a loss became NaN.
+    """
+    recipe = load_recipe(task, config, overrides)
+    if output is not None:
+        recipe = dataclasses.replace(
+            recipe, run=dataclasses.replace(recipe.run, output=str(output))
+        )
+    return train_recipe(recipe, init=init, resume=resume)
+
+
+def train_recipe(
+    recipe: Recipe, *, init: Path | None = None, resume: str | None = None
+) -> dict[str, float]:
+    """Runs a parsed recipe on what accelerate finds: one device, or those of a launcher."""
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise DependencyError("training needs accelerate: pip install 'addsr[train]'") from error
+    run = recipe.run
+    output = Path(run.output)
+    log_with = "tensorboard" if run.tensorboard and _has_tensorboard() else None
+    # precision is ours (train/optim.py), so accelerate is asked for none
+    accelerator = Accelerator(mixed_precision="no", log_with=log_with, project_dir=str(output))
+    device = accelerator.device
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    torch.manual_seed(run.seed + accelerator.process_index)
+    if log_with:
+        accelerator.init_trackers("log")
+    source = make_pool(recipe.data, run.seed + 1000 * accelerator.process_index, device)
+    task = make_task(recipe, device, accelerator.process_index)
+    pairs = load_pairs(recipe.data.val, run.validate_limit) if recipe.data.val else []
+    is_main = accelerator.is_main_process
+    try:
+        with make_progress(is_main, recipe) as progress:
+            return fit(
+                task,
+                source,
+                recipe,
+                pairs,
+                resume=resume,
+                init=init,
+                tracker=accelerator if log_with else None,
+                is_main=is_main,
+                progress=progress,
+            )
+    finally:
+        close = getattr(source, "close", None)
+        if close is not None:
+            close()
+        if log_with:
+            accelerator.end_training()
+
+
+def make_task(recipe: Recipe, device: torch.device, rank: int = 0) -> Task:
+    """The task that `recipe` names, with fresh networks (the same on every process)."""
+    torch.manual_seed(recipe.run.seed)
+    if recipe.task_name == "teacher":
+        from .teacher import TeacherTask as chosen
+    elif recipe.task_name == "student":
+        from .student import StudentTask as chosen
+    else:
+        from .features import FeaturesTask as chosen
+    task = chosen(recipe, device)
+    task.generator.manual_seed(recipe.run.seed + 1 + rank)
+    return task
+
+
+def make_pool(data: DataConfig, seed: int, device: torch.device) -> PairPool:
+    """The pool of degraded pairs for `data`, filled.
+
+    Raises:
+        ConfigError: a pattern of data.train that matches nothing.
+    """
+    paths: list[Path] = []
+    for pattern in data.train:
+        found = sorted(glob.glob(pattern)) if any(c in pattern for c in "*?[") else [pattern]
+        if not found:
+            raise ConfigError(
+                f"data.train = {pattern!r} matches nothing; give folders or tar shards"
+            )
+        paths += [Path(p) for p in found]
+    pictures = load_pictures(paths)
+    return PairPool(
+        pictures,
+        crop_px=data.crop_px,
+        size=data.pool,
+        reuse=data.reuse,
+        preset=data.mixture,
+        seed=seed,
+        device=device,
+    )
+
+
+def make_progress(is_main: bool, recipe: Recipe) -> Any:
+    """A context manager giving a progress callback with ETA on a terminal, else None."""
+    import contextlib
+    import sys
+
+    if not (is_main and sys.stderr.isatty()):
+        return contextlib.nullcontext(None)
+    try:
+        from .progress import bar
+    except ImportError:  # rich is absent: the log lines remain
+        return contextlib.nullcontext(None)
+    return bar(recipe.task_name, recipe.run.steps)
+
+
+def _has_tensorboard() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("tensorboard") is not None

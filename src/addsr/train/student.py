@@ -1,0 +1,312 @@
+"""The student: adversarial diffusion distillation to 1, 2 and 4 steps (AddSR, arXiv 2404.01717).
+
+Differences from the released AddSR code follow the paper's intent: the refinement input in
+training is the one of inference, and the timestep-adaptive weight is that of the step trained.
+Beyond the paper: every step is trained on the student's own earlier predictions. Instead of
+unrolling the sampler in each iteration, part of the last iteration's outputs return as inputs of
+the next step (`_Chain`); the weights differ by one update, the cost is nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from addsr.diffusion.samplers import sample_addsr
+from addsr.diffusion.schedule import LEVELS, add_noise
+from addsr.errors import ConfigError
+from addsr.models.files import load_weights
+from addsr.nets import CompactNet, DiscriminatorConfig, PatchDiscriminator
+from addsr.nets.compact import enlarge
+
+from .config import OptimConfig, Recipe, StudentConfig
+from .flops import discriminator_flops, forward_flops
+from .losses import haar, l1, low_frequency, timestep_adaptive
+from .task import Batch, Task
+from .teacher import net_config
+from .validate import evaluate_sampler
+
+
+@dataclass
+class _Chain:
+    """Samples on their way through the sampler: what step k + 1 of each needs from step k."""
+
+    hr: Tensor
+    lr: Tensor
+    noise: Tensor
+    prediction: Tensor
+
+
+class StudentTask(Task):
+    """Relativistic GAN, distillation from the HR-regulated teacher, perceptual and pixel losses."""
+
+    name = "student"
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        super().__init__(recipe, device)
+        self.config: StudentConfig = recipe.task
+        self.net = CompactNet(net_config(recipe.net))
+        self.trained_net = self.track("net", self.net, recipe.optim)
+        self.discriminator = PatchDiscriminator(
+            DiscriminatorConfig(self.config.discriminator_width, self.config.discriminator_scales)
+        )
+        discriminator_optim = OptimConfig(
+            learning_rate=self.config.discriminator_rate,
+            betas=recipe.optim.betas,
+            clip=10.0,
+            warmup_steps=recipe.optim.warmup_steps,
+        )
+        self.trained_discriminator = self.track(
+            "discriminator", self.discriminator, discriminator_optim
+        )
+        self.teacher = self._load_teacher()
+        self.levels = torch.tensor(LEVELS[4], device=device)
+        self.chain: list[_Chain] = []
+        self.updates = 0
+        self.forward = self.compiled(self._forward)
+        self.reconstruct = self.compiled(self._reconstruct)
+        self.target = self.compiled(self._target)
+        self.oppose = self.compiled(self._oppose)
+        self.discriminate = self.compiled(self._discriminate)
+
+    def _load_teacher(self) -> CompactNet:
+        path = self.config.teacher
+        if not path:
+            raise ConfigError("task.teacher = '' is not allowed; give the teacher's weights file")
+        state, metadata = load_weights(Path(path))
+        teacher = CompactNet(net_config(metadata["config"]))
+        teacher.load_state_dict({k: v.float() for k, v in state.items()})
+        dtype = torch.bfloat16 if self.recipe.run.precision == "bf16" else torch.float32
+        teacher = teacher.to(self.device, dtype)
+        teacher = teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return teacher.eval().requires_grad_(False)
+
+    def counts(self, batch: int) -> list[int]:
+        """How many samples of a batch stand at each of the four levels; they fall and add up."""
+        counts = [int(batch * s) for s in self.config.shares]
+        counts[0] += batch - sum(counts)
+        return counts
+
+    def fresh_samples(self, batch: int) -> int:
+        return self.counts(batch)[0]
+
+    # --- one training step -------------------------------------------------------------------
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        c = self.config
+        hr, lr, noise, previous, index = self._assemble(batch)
+        gate = self.rand(2, len(hr))
+        fidelity = torch.where(gate[0] < c.gate_share, gate[1], c.fidelity)
+        x = self.forward(lr, noise, previous, index, fidelity)
+        leaf = x.detach().requires_grad_(True)
+        enlarged = enlarge(lr)
+
+        t = self.rand(len(hr)).clamp(0.02, 0.98)
+        noise_t, noise_p = self.randn_like(hr), self.randn_like(hr)
+        with torch.no_grad():
+            target = self.target(leaf.detach(), hr, t, noise_t)
+        rec, figures = self.reconstruct(leaf, hr, lr, index, target, t, noise_p)
+        (gradient,) = torch.autograd.grad(rec, leaf)
+
+        warm = min(1.0, self.updates / max(1, c.adversarial_warmup))
+        self.discriminator.requires_grad_(False)
+        adversarial, gan, matching = self.oppose(leaf, hr, enlarged)
+        (gradient_adv,) = torch.autograd.grad(adversarial, leaf)
+        ratio = gradient.norm() / (gradient_adv.norm() + 1e-12)
+        weight = warm * ratio.clamp(max=c.adversarial_cap)
+        # what the knob means: at fidelity 1 only reconstruction counts, at 0 realism counts double
+        realism = (2 * (1 - fidelity)).view(-1, 1, 1, 1)
+        x.backward(gradient + weight * realism * gradient_adv)
+        norm = self.trained_net.step()
+
+        self.discriminator.requires_grad_(True)
+        half = len(hr) // 2
+        jitter = torch.empty(2 * half, *hr.shape[1:], device=self.device).normal_(
+            generator=self.generator
+        )
+        loss_d, penalty = self.discriminate(hr, leaf.detach(), enlarged, jitter)
+        (loss_d + c.r1_weight * penalty).backward()
+        self.trained_discriminator.step()
+
+        self._advance(hr, lr, noise, leaf.detach())
+        self.updates += 1
+        return {
+            "loss": rec.detach(),
+            **figures,
+            "gan": gan,
+            "matching": matching,
+            "loss_d": loss_d.detach(),
+            "r1": penalty.detach(),
+            "adv_weight": weight,
+            "grad_norm": norm,
+        }
+
+    def _assemble(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Fresh samples at level 0 and the chain's at 1..3, as one batch."""
+        noise = self.randn_like(batch.hr)
+        base = enlarge(batch.lr)
+        counts = self.counts(self.recipe.run.batch)
+        if not self.chain:  # the first iteration has no predictions yet: the enlarged LR stands in
+            self.chain = [
+                _Chain(batch.hr[:n], batch.lr[:n], noise[:n], base[:n]) for n in counts[1:]
+            ]
+        parts = [_Chain(batch.hr, batch.lr, noise, base), *self.chain]
+        index = torch.cat(
+            [
+                torch.full((len(p.hr),), k, device=self.device, dtype=torch.long)
+                for k, p in enumerate(parts)
+            ]
+        )
+        memory = torch.channels_last
+
+        def join(name: str) -> Tensor:
+            return torch.cat([getattr(p, name) for p in parts]).contiguous(memory_format=memory)
+
+        return join("hr"), join("lr"), join("noise"), join("prediction"), index
+
+    def _advance(self, hr: Tensor, lr: Tensor, noise: Tensor, prediction: Tensor) -> None:
+        """Keeps the heads of levels 0..2 as the next iteration's samples of levels 1..3."""
+        counts = self.counts(self.recipe.run.batch)
+        starts = [sum(counts[:k]) for k in range(4)]
+        prediction = prediction.clamp(0, 1)
+        self.chain = [
+            _Chain(*(v[s : s + n].clone() for v in (hr, lr, noise, prediction)))
+            for s, n in zip(starts[:3], counts[1:], strict=True)
+        ]
+
+    def _forward(
+        self, lr: Tensor, noise: Tensor, previous: Tensor, index: Tensor, fidelity: Tensor
+    ) -> Tensor:
+        """One sampler step of each sample, at its own level, as `sample_addsr` does it."""
+        t = self.levels[index]
+        x_t = add_noise(previous, noise, t)
+        w = torch.where(index > 0, self.config.psr_weight, 0.0).view(-1, 1, 1, 1)
+        condition = w * previous + (1 - w) * enlarge(lr)
+        return self.net(x_t, t, lr, condition, fidelity)
+
+    def _target(self, x: Tensor, hr: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The HR-regulated teacher's x0 from the student's noised prediction."""
+        return self.teacher(add_noise(x.clamp(0, 1), noise, t), t, F.avg_pool2d(hr, 4)).clamp(0, 1)
+
+    def _reconstruct(
+        self,
+        x: Tensor,
+        hr: Tensor,
+        lr: Tensor,
+        index: Tensor,
+        target: Tensor,
+        t: Tensor,
+        noise: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        c = self.config
+        pixel, low, high = l1(x, hr).mean(), low_frequency(x, hr).mean(), haar(x, hr).mean()
+        adaptive = timestep_adaptive(index, c.ta_base, c.ta_growth)
+        # (1 - t) is this schedule's sqrt(alpha_bar): noisier teachers count less
+        distill = adaptive * (1 - t) * 4 * ((x - target) ** 2).mean(dim=(1, 2, 3))
+        perceptual = self._feature_distance(x, hr, lr, noise)
+        loss = (
+            c.l1_weight * pixel
+            + c.low_weight * low
+            + c.haar_weight * high
+            + c.distill_weight * distill.mean()
+            + c.perceptual_weight * perceptual
+        )
+        return loss, {
+            "l1": pixel.detach(),
+            "haar": high.detach(),
+            "distill": distill.mean().detach(),
+            "perceptual": perceptual.detach(),
+        }
+
+    def _feature_distance(self, x: Tensor, hr: Tensor, lr: Tensor, noise: Tensor) -> Tensor:
+        """Distance of the frozen teacher's features, both pictures noised alike at small t."""
+        t = torch.full((len(x),), self.config.perceptual_t, device=x.device)
+        enlarged = enlarge(lr)
+        maps_x = self.teacher.encode(add_noise(x, noise, t), t, lr, enlarged)[:3]
+        with torch.no_grad():
+            maps_hr = self.teacher.encode(add_noise(hr, noise, t), t, lr, enlarged)[:3]
+        total = x.new_zeros(())
+        for a, b in zip(maps_x, maps_hr, strict=True):
+            scale = b.float().abs().mean(dim=(0, 2, 3), keepdim=True) + 1e-3
+            total = total + ((a.float() - b.float()).abs() / scale).mean()
+        return total / 3
+
+    def _oppose(self, x: Tensor, hr: Tensor, enlarged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Generator's side: relativistic pairing loss and feature matching."""
+        fake, maps_fake = self.discriminator(x, enlarged)
+        with torch.no_grad():
+            real, maps_real = self.discriminator(hr, enlarged)
+        gan = _relativistic(fake, real)
+        matching = x.new_zeros(())
+        for a, b in zip(maps_fake, maps_real, strict=True):
+            b = b.float()
+            matching = matching + (a.float() - b).abs().mean() / (b.abs().mean() + 1e-3)
+        matching = matching / len(maps_fake)
+        return gan + self.config.feature_matching * matching, gan.detach(), matching.detach()
+
+    def _discriminate(
+        self, hr: Tensor, x: Tensor, enlarged: Tensor, jitter: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Discriminator's side, and the approximate R1 and R2 penalties on half of the batch.
+
+        |D(x + sigma n) - D(x)|^2 stands for the gradient penalty (arXiv 2501.08316) and needs no
+        second derivatives.
+        """
+        n, half = len(hr), len(hr) // 2
+        both = torch.cat([hr, x])
+        twice = torch.cat([enlarged, enlarged])
+        logits, _ = self.discriminator(both, twice)
+        real, fake = [q[:n] for q in logits], [q[n:] for q in logits]
+        loss = _relativistic(real, fake)
+        moved = torch.cat([hr[:half], x[:half]]) + self.config.r1_sigma * jitter
+        logits_moved, _ = self.discriminator(moved, torch.cat([enlarged[:half], enlarged[:half]]))
+        penalty = x.new_zeros(())
+        for q, m in zip(logits, logits_moved, strict=True):
+            still = torch.cat([q[:half], q[n : n + half]]).float()
+            penalty = penalty + ((m.float() - still) ** 2).mean()
+        return loss, penalty / len(logits)
+
+    # --- the rest ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def validate(self, pairs: list[Batch]) -> tuple[dict[str, float], Tensor | None]:
+        net = copy.deepcopy(self.net).float().eval().requires_grad_(False)
+        net.load_state_dict(self.trained_net.state())
+        w, f = self.config.psr_weight, self.config.fidelity
+        samplers = {
+            str(n): (
+                lambda lr, z, n=n: sample_addsr(net, lr, z, LEVELS[n], psr_weight=w, fidelity=f)
+            )
+            for n in (1, 2, 4)
+        }
+        return evaluate_sampler(
+            samplers, pairs, device=self.device, precision=self.recipe.run.precision
+        )
+
+    def flops_per_sample(self) -> float:
+        px = self.recipe.data.crop_px
+        g, d = forward_flops(self.net, px), discriminator_flops(self.discriminator, px)
+        # student forward and backward, teacher target, two encoder passes and one backward (about
+        # 0.3 of the network each); D: fake + real + input gradient, then 3 passes forward and back
+        return 3 * g + g + 3 * 0.3 * g + 3 * d + 3 * 3 * d
+
+    def extra_state(self) -> dict[str, Any]:
+        chain = [vars(c) for c in self.chain]
+        return {**super().extra_state(), "chain": chain, "updates": self.updates}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        super().load_extra_state(state)
+        self.chain = [_Chain(**c) for c in state["chain"]]
+        self.updates = state["updates"]
+
+
+def _relativistic(winner: list[Tensor], loser: list[Tensor]) -> Tensor:
+    """Relativistic pairing loss (arXiv 2501.05441): softplus of how far `winner` lags behind."""
+    losses = [F.softplus(b.float() - a.float()).mean() for a, b in zip(winner, loser, strict=True)]
+    return torch.stack(losses).mean()

@@ -1,0 +1,121 @@
+"""Pairs as files: originals are safe, every file stands for itself."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from addsr.data.pairs import make_pairs
+from addsr.errors import ConfigError, InputError, OptionError, OutputError
+
+
+def save_photo(path: Path, width: int = 50, height: int = 41, seed: int = 0) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(values).save(path)
+    return values
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_every_picture_gives_a_cropped_hr_and_a_lr_a_quarter_as_large(tmp_path: Path) -> None:
+    values = save_photo(tmp_path / "in" / "a.png")
+    save_photo(tmp_path / "in" / "sub" / "b.jpg", 64, 64)
+    summary = make_pairs(tmp_path / "in", tmp_path / "out", "mild", 1)
+    assert summary.written == ("a.png", "sub/b.jpg")
+    assert summary.skipped == ()
+    assert files(tmp_path / "out") == ["hr/a.png", "hr/sub/b.png", "lr/a.png", "lr/sub/b.png"]
+    np.testing.assert_array_equal(read(tmp_path / "out" / "hr" / "a.png"), values[:40, :48])
+    assert read(tmp_path / "out" / "lr" / "a.png").shape == (10, 12, 3)
+    assert files(tmp_path / "in") == ["a.png", "sub/b.jpg"]
+
+
+def test_a_result_depends_on_seed_and_name_and_not_on_the_other_files(tmp_path: Path) -> None:
+    for folder, names in (("few", "b"), ("many", "abc")):
+        for name in names:
+            save_photo(tmp_path / folder / f"{name}.png")
+    lr: dict[str, np.ndarray] = {}
+    for folder, seed in (("few", 1), ("many", 1), ("few", 2)):
+        out = tmp_path / f"out-{folder}-{seed}"
+        make_pairs(tmp_path / folder, out, "strong", seed)
+        lr |= {f"{folder}-{seed}-{p.stem}": read(p) for p in (out / "lr").iterdir()}
+    assert np.array_equal(lr["few-1-b"], lr["many-1-b"])
+    assert not np.array_equal(lr["few-1-b"], lr["few-2-b"])
+    # the same picture under another name is degraded in another way
+    assert not np.array_equal(lr["many-1-a"], lr["many-1-b"])
+
+
+def test_bad_pictures_are_named_and_the_rest_is_done(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_photo(tmp_path / "in" / "good.png")
+    save_photo(tmp_path / "in" / "tiny.png", 3, 9)
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"no picture")
+    seen: list[tuple[int, int, str]] = []
+    with caplog.at_level(logging.WARNING):
+        summary = make_pairs(
+            tmp_path / "in", tmp_path / "out", on_file=lambda *done: seen.append(done)
+        )
+    assert summary.written == ("good.png",)
+    assert [name for name, _ in summary.skipped] == ["broken.jpg", "tiny.png"]
+    assert "3 x 9 is smaller than scale 4" in summary.skipped[1][1]
+    assert "broken.jpg: cannot be read" in caplog.text
+    assert files(tmp_path / "out") == ["hr/good.png", "lr/good.png"]
+    assert seen == [(1, 3, "broken.jpg"), (2, 3, "good.png"), (3, 3, "tiny.png")]
+
+
+def test_pictures_that_differ_in_their_suffix_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    save_photo(tmp_path / "in" / "cat.png", seed=1)
+    save_photo(tmp_path / "in" / "cat.bmp", seed=2)
+    make_pairs(tmp_path / "in", tmp_path / "out")
+    assert files(tmp_path / "out" / "hr") == ["cat.bmp.png", "cat.png.png"]
+
+
+@pytest.mark.parametrize("out", ["in", "in/out", "in/deep/er", "."])
+def test_an_output_folder_that_overlaps_with_the_originals_is_refused(
+    tmp_path: Path, out: str
+) -> None:
+    source = tmp_path / ("in" if out != "." else "hr")
+    values = save_photo(source / "a.png")
+    with pytest.raises(OutputError, match="give an output folder outside"):
+        make_pairs(source, tmp_path / out)
+    assert files(tmp_path) == [f"{source.name}/a.png"]
+    np.testing.assert_array_equal(read(source / "a.png"), values)
+
+
+def test_a_link_back_to_the_originals_is_seen_through(tmp_path: Path) -> None:
+    save_photo(tmp_path / "in" / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "hr").symlink_to(tmp_path / "in", target_is_directory=True)
+    with pytest.raises(OutputError, match="outside"):
+        make_pairs(tmp_path / "in", tmp_path / "out")
+
+
+def test_what_cannot_be_written_is_an_error_and_leaves_nothing_half_done(tmp_path: Path) -> None:
+    save_photo(tmp_path / "in" / "a.png")
+    (tmp_path / "out").write_text("a file where a folder should be")
+    with pytest.raises(OutputError, match="cannot be written"):
+        make_pairs(tmp_path / "in", tmp_path / "out")
+
+
+def test_wrong_arguments_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no folder"):
+        make_pairs(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "in").mkdir()
+    with pytest.raises(InputError, match="no pictures; give a folder with"):
+        make_pairs(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(ConfigError, match="'wild' is not known"):
+        make_pairs(tmp_path / "in", tmp_path / "out", "wild")
+    with pytest.raises(OptionError, match="scale = 0"):
+        make_pairs(tmp_path / "in", tmp_path / "out", scale=0)

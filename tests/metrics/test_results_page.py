@@ -1,0 +1,176 @@
+"""The makers of docs/results.md and of the CPU figures (benchmarks/)."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+ROOT = Path(__file__).parents[2]
+MODULES = ("pictures", "results_page", "results", "rrdbnet", "cpu")
+
+
+@pytest.fixture(scope="module")
+def benchmarks() -> Iterator[dict[str, ModuleType]]:
+    """The scripts as modules, found as they are when run as `python benchmarks/NAME.py`."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        yield {name: importlib.import_module(name) for name in MODULES}
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+        for name in MODULES:
+            sys.modules.pop(name, None)
+
+
+def save(path: Path, side: int, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    levels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(path)
+
+
+@pytest.fixture
+def val(tmp_path: Path) -> Path:
+    root = tmp_path / "val"
+    scores: dict[str, Any] = {"synthetic": {"realesr-general-x4v3": {}}, "real_lr_crops": {}}
+    for i in range(6):
+        save(root / "hr" / f"val_{i:02}.png", 64, i)
+        save(root / "lr" / f"val_{i:02}.png", 16, 10 + i)
+        save(root / f"peers/realesrgan-x4plus/synthetic/val_{i:02}.png", 64, 20 + i)
+        scores["synthetic"]["realesr-general-x4v3"][f"val_{i:02}"] = {"psnr": 20 + i, "niqe": 5.0}
+    save(root / "real_lr_crops" / "street.png", 16, 40)
+    (root / "peer_scores.json").write_text(json.dumps(scores))
+    (root / "MANIFEST.csv").write_text(
+        "file,kind,source_repo,source_path,licence,width,height,bytes\n"
+        "hr/val_00.png,HR,somebody/pictures,one.png,CC-BY 4.0,64,64,1\n"
+        "real_lr/street.jpg,real,somebody/else,street.jpg,unknown,9,9,1\n"
+    )
+    return root
+
+
+def flat(level: float) -> Any:
+    def method(lr: Tensor) -> Tensor:
+        return torch.full((1, 3, 4 * lr.shape[-2], 4 * lr.shape[-1]), level)
+
+    return method
+
+
+@pytest.fixture
+def docs(benchmarks: dict[str, ModuleType], val: Path, tmp_path: Path) -> Path:
+    methods = {"compact-1": flat(0.5), "compact-2": flat(0.6)}
+    folder, sheets = tmp_path / "docs", tmp_path / "sheets"
+    arguments = ["--val", str(val), "--docs", str(folder), "--sheets", str(sheets)]
+    benchmarks["results"].main(arguments, methods)
+    return folder
+
+
+def test_one_command_makes_json_page_and_pictures(docs: Path) -> None:
+    data = json.loads((docs / "results.json").read_text())
+    rows = data["sets"]["synthetic"]
+    assert list(rows) == [
+        "bicubic",
+        "realesrgan-x4plus",
+        "realesr-general-x4v3",
+        "compact-1",
+        "compact-2",
+    ]
+    assert list(data["sets"]["real_lr_crops"]) == ["bicubic", "compact-1", "compact-2"]
+    assert all(len(row["per_image"]) == 6 for row in rows.values())
+    assert rows["compact-2"]["per_image"]["val_03"]["change"] == pytest.approx(25)  # 153 - 128
+    assert "change" not in rows["compact-1"]["per_image"]["val_03"]
+    page = (docs / "results.md").read_text()
+    assert "| realesr-general-x4v3 | 22.50 | –" in page  # noqa: RUF001
+    assert "| compact, 1 step |" in page
+    assert "compact, 2 steps: SSIM-Y on" in page
+
+
+def test_the_page_comes_from_the_json_alone(docs: Path, benchmarks: dict[str, ModuleType]) -> None:
+    page = (docs / "results.md").read_text()
+    (docs / "results.md").unlink()
+    benchmarks["results"].main(["--render-only", "--docs", str(docs)])
+    assert (docs / "results.md").read_text() == page
+
+
+def test_picture_rows_hold_no_stored_result_and_are_attributed(docs: Path) -> None:
+    shown = sorted(p.name for p in (docs / "pictures").iterdir())
+    assert shown == ["val_00.webp", "val_05.webp"]  # every fifth, and no picture of unknown licence
+    with Image.open(docs / "pictures" / "val_00.webp") as row:
+        assert row.size == (3 * 64 + 2 * 8, 64)  # bicubic, model, original
+    assert "somebody/pictures: one.png, CC-BY 4.0" in (docs / "results.md").read_text()
+
+
+def test_sheets_show_every_method_of_every_picture(docs: Path) -> None:
+    sheets = docs.parent / "sheets"
+    assert len(list(sheets.iterdir())) == 7
+    with Image.open(sheets / "synthetic-val_01.png") as page:
+        assert page.size == (5 * 64 + 4 * 8, 64 + 20)  # bicubic, x4plus, two models, original
+    with Image.open(sheets / "real_lr_crops-street.png") as page:
+        assert page.size == (3 * 64 + 2 * 8, 64 + 20)
+
+
+def test_the_busiest_window_is_where_the_detail_is(benchmarks: dict[str, ModuleType]) -> None:
+    image = torch.full((1, 3, 256, 256), 0.5)
+    image[..., 130:180, 70:120] = torch.rand(1, 3, 50, 50)
+    assert benchmarks["pictures"].busiest_window(image, 64) in {(128, 64), (128, 32), (96, 64)}
+
+
+@pytest.mark.skipif(
+    not (ROOT / "docs" / "results.json").is_file() or not (ROOT / "docs" / "results.md").is_file(),
+    reason="docs/results.json or docs/results.md is not there yet",
+)
+def test_the_results_page_matches_its_figures(benchmarks: dict[str, ModuleType]) -> None:
+    data = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert page == benchmarks["results_page"].render(data)
+    for entry in data["pictures"]:
+        assert (ROOT / "docs" / "pictures" / entry["file"]).is_file()
+
+
+def test_the_rival_has_the_size_of_real_esrgan(benchmarks: dict[str, ModuleType]) -> None:
+    size = benchmarks["cpu"].count("rrdbnet")
+    assert size["parameters"] == 16_697_987
+    assert size["gmac"] == pytest.approx(293.7, abs=0.5)
+
+
+def test_the_shipped_network_stays_within_its_budget(benchmarks: dict[str, ModuleType]) -> None:
+    size = benchmarks["cpu"].count("compact")
+    assert size["mb_fp16"] <= 50
+    assert size["gmac"] <= 60
+
+
+def test_the_rival_enlarges_four_times_and_tiles_as_we_do(
+    benchmarks: dict[str, ModuleType],
+) -> None:
+    net = benchmarks["rrdbnet"].RRDBNet(blocks=1, channels=8, growth=4)
+    cpu = benchmarks["cpu"]
+    engine = cpu.Engine(net, torch.device("cpu"), torch.float32)
+    lr, noise = cpu.inputs(150)
+    whole = cpu.upscale(engine, lr, noise, 1, 512)
+    tiled = cpu.upscale(engine, lr, noise, 1, 128)
+    assert whole.shape == (1, 3, 600, 600)
+    assert (whole - tiled).abs().max() < 1e-5  # its view is narrower than the halo at one block
+
+
+def test_the_cpu_table_gives_ratios(benchmarks: dict[str, ModuleType]) -> None:
+    runs = {
+        "rrdbnet": {"seconds": 8.0, "mib": 300.0},
+        "compact-1": {"seconds": 2.0, "mib": 150.0},
+    }
+    text = benchmarks["cpu"].table(
+        {
+            "cases": [{"dtype": "bf16", "side": 128, "runs": runs}],
+            "nets": {"compact": {"gmac": 57.3, "parameters": 24.0e6, "mb_fp16": 48.0}},
+            "machine": {"cpu": "a CPU", "threads": 2, "torch": "2.13"},
+            "tile": 256,
+        }
+    )
+    assert "| bf16 | 128 -> 512 | compact-1 | 2.00 | 4.00 | 150 | 0.50 |" in text

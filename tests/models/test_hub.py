@@ -1,0 +1,77 @@
+"""Models by name and by path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from addsr.errors import ModelError
+from addsr.models import hub
+from addsr.models.files import save_weights
+from addsr.models.hub import find_models, load_model
+from addsr.nets import CompactConfig, CompactNet
+
+TINY = CompactConfig(
+    widths=(32, 32, 32), depths=(1, 1, 1), decoder_widths=(32, 16, 16), decoder_depth=1,
+    time_channels=32, lr_channels=8,
+)  # fmt: skip
+
+
+@pytest.fixture()
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    state = {k: v.half() for k, v in CompactNet(TINY).state_dict().items()}
+    path = tmp_path / "tiny.safetensors"
+    save_weights(path, state, {"kind": "compact", "config": TINY.to_dict(), "licence": "CC0-1.0"})
+    return path
+
+
+def test_a_file_is_built_into_the_network_it_describes(weights: Path) -> None:
+    model = load_model(weights)
+    assert model.info.name == "tiny.safetensors" and model.info.licence == "CC0-1.0"
+    assert not model.net.training
+    torch.manual_seed(0)
+    for name, value in CompactNet(TINY).state_dict().items():
+        torch.testing.assert_close(model.net.state_dict()[name], value.half().float())
+    assert next(load_model(weights, dtype=torch.bfloat16).net.parameters()).dtype == torch.bfloat16
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(
+        ModelError, match=r"model: 'bigger' is neither a known model \(compact.*path"
+    ):
+        load_model("bigger")
+
+
+def test_missing_embedded_weights_name_the_file_and_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "embedded", lambda name: tmp_path / f"{name}.safetensors")
+    assert find_models()["compact"] is None
+    with pytest.raises(ModelError, match=r"compact\.safetensors\) are missing.*reinstall"):
+        load_model("compact")
+
+
+def test_the_embedded_model_keeps_its_published_facts(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "embedded", lambda _name: weights)
+    model = load_model("compact")
+    assert model.info.name == "compact" and model.info.licence == "Apache-2.0"
+    assert find_models()["compact"] == pytest.approx(weights.stat().st_size / 1e6)
+
+
+def test_weights_that_do_not_fit_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    wrong = {**TINY.to_dict(), "widths": [64, 32, 32]}
+    save_weights(path, CompactNet(TINY).state_dict(), {"kind": "compact", "config": wrong})
+    with pytest.raises(ModelError, match=r"odd\.safetensors: the weights do not fit"):
+        load_model(path)
+
+
+def test_a_text_file_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_text("hello")
+    with pytest.raises(ModelError, match=r"a\.safetensors: not a readable safetensors file"):
+        load_model(tmp_path / "a.safetensors")

@@ -1,0 +1,81 @@
+"""Recipes: what is right is parsed, what is wrong is named with its field, value and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from addsr.errors import ConfigError
+from addsr.train.config import StudentConfig, load_recipe, parse_override
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.mark.parametrize("name", ["teacher", "student", "features"])
+@pytest.mark.parametrize("suffix", ["", "-smoke"])
+def test_every_recipe_in_the_repository_parses(name: str, suffix: str) -> None:
+    recipe = load_recipe(name, RECIPES / f"{name}{suffix}.toml")
+    assert recipe.task_name == name
+    assert recipe.data.train
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[run]\nbatch = 1", r"run\.batch = 1 .*from 2"),
+        ("[run]\nbatch = 'many'", r"run\.batch = 'many' .*give a int"),
+        ("[run]\nbatch = true", r"run\.batch = True"),
+        ("[run]\nprecision = 'fp8'", r"run\.precision = 'fp8' .*bf16 or fp32"),
+        ("[run]\nbatches = 3", r"run\.batches is unknown.*batch"),
+        ("[running]\nbatch = 3", r"unknown table \[running\].*known are run"),
+        ("[optim]\nlearning_rate = -1.0", r"optim\.learning_rate = -1\.0"),
+        ("[optim]\nbetas = [0.9]", r"optim\.betas = \[0\.9\].*list of 2"),
+        ("[data]\ntrain = ['x']\ncrop_px = 100", r"data\.crop_px = 100 .*multiple of 64"),
+        ("[task]\none_step_share = 2.0", r"task\.one_step_share = 2\.0"),
+        ("[run", r"not a readable TOML"),
+    ],
+)
+def test_a_wrong_recipe_names_field_value_and_remedy(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "r.toml"
+    if "[data]" not in text:
+        text += "\n[data]\ntrain = ['x']\n"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("teacher", path)
+
+
+def test_a_missing_recipe_and_an_unknown_task_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such recipe"):
+        load_recipe("teacher", tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="one of teacher, student, features"):
+        load_recipe("distill", tmp_path / "none.toml")
+
+
+def test_whole_numbers_are_taken_where_a_float_is_meant(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text("[optim]\nclip = 2\n[data]\ntrain = 'folder'\n")
+    recipe = load_recipe("teacher", path)
+    assert recipe.optim.clip == 2.0
+    assert recipe.data.train == ("folder",)
+
+
+def test_overrides_go_through_the_same_checks(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text("[data]\ntrain = ['x']\n")
+    table, name, value = parse_override("run.batch=32")
+    assert load_recipe("teacher", path, {table: {name: value}}).run.batch == 32
+    assert parse_override("run.output=some/where") == ("run", "output", "some/where")
+    with pytest.raises(ConfigError, match=r"run\.batch = 0"):
+        load_recipe("teacher", path, {"run": {"batch": 0}})
+    with pytest.raises(ConfigError, match=r"TABLE\.FIELD=VALUE"):
+        parse_override("batch=3")
+
+
+def test_student_shares_must_feed_each_other() -> None:
+    with pytest.raises(ConfigError, match="each step feeds the next"):
+        StudentConfig(shares=(0.2, 0.4, 0.2, 0.2))
+    with pytest.raises(ConfigError, match="sum 1"):
+        StudentConfig(shares=(0.5, 0.2, 0.2, 0.2))

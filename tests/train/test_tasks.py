@@ -1,0 +1,226 @@
+"""Training end to end at toy size: every task trains, resumes exactly, stops cleanly."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from addsr.errors import ConfigError, ModelError, TrainingError
+from addsr.models.files import load_weights
+from addsr.train import checkpoint
+from addsr.train.config import Recipe, load_recipe
+from addsr.train.loop import fit
+from addsr.train.run import make_task, train_recipe
+from addsr.train.student import StudentTask
+from addsr.train.task import Batch
+from addsr.train.teacher import TeacherTask
+
+pytest.importorskip("accelerate", reason="the train extra is not installed")
+RECIPES = Path(__file__).parents[2] / "recipes"
+CPU = torch.device("cpu")
+
+
+class Noise:
+    """A source of smooth random pictures whose state can be saved."""
+
+    def __init__(self, poison_at: int = -1) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+        self.calls, self.poison_at = 0, poison_at
+
+    def get(self, batch: int) -> tuple[Tensor, Tensor]:
+        lr = torch.rand(batch, 3, 16, 16, generator=self.generator)
+        hr = torch.nn.functional.interpolate(lr, scale_factor=4, mode="bicubic").clamp(0, 1)
+        self.calls += 1
+        if self.calls == self.poison_at:
+            hr = hr * float("nan")
+        return hr, lr
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["generator"])
+
+
+def smoke(name: str, output: Path, **run: Any) -> Recipe:
+    recipe = load_recipe(name, RECIPES / f"{name}-smoke.toml")
+    return dataclasses.replace(
+        recipe, run=dataclasses.replace(recipe.run, output=str(output), **run)
+    )
+
+
+@pytest.fixture(scope="module")
+def teacher_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    recipe = smoke("teacher", folder)
+    fit(make_task(recipe, CPU), Noise(), recipe, [])
+    return folder / "weights" / "net-ema.safetensors"
+
+
+def with_teacher(recipe: Recipe, weights: Path) -> Recipe:
+    return dataclasses.replace(recipe, task=dataclasses.replace(recipe.task, teacher=str(weights)))
+
+
+@pytest.fixture
+def recipe_of(tmp_path: Path, teacher_weights: Path) -> Iterator[Any]:
+    def make(name: str, output: str = "run", **run: Any) -> Recipe:
+        recipe = smoke(name, tmp_path / output, **run)
+        return with_teacher(recipe, teacher_weights) if name == "student" else recipe
+
+    yield make
+
+
+@pytest.mark.parametrize("name", ["teacher", "student", "features"])
+def test_a_resumed_run_equals_an_unbroken_one(name: str, recipe_of: Any) -> None:
+    whole = recipe_of(name, "whole", steps=6, checkpoint_every=3)
+    task = make_task(whole, CPU)
+    fit(task, Noise(), whole, [])
+
+    first = recipe_of(name, "parts", steps=3, checkpoint_every=3)
+    fit(make_task(first, CPU), Noise(), first, [])
+    second = recipe_of(name, "parts", steps=6, checkpoint_every=3)
+    resumed = make_task(second, CPU)
+    # the schedule counts warm-up from each start: past it, both runs have the full rate
+    fit(resumed, Noise(), second, [], resume="latest")
+    for key, trained in task.trained.items():
+        for a, b in zip(trained.masters, resumed.trained[key].masters, strict=True):
+            assert a.shape == b.shape
+            assert torch.allclose(a, b, atol=5e-3)
+    assert resumed.generator.get_state().equal(task.generator.get_state())
+
+
+def test_the_loss_falls_on_pictures_that_can_be_learnt(recipe_of: Any) -> None:
+    recipe = recipe_of("teacher", steps=60, log_every=60)
+    task = make_task(recipe, CPU)
+    assert isinstance(task, TeacherTask)
+    source = Noise()
+    hr, lr = source.get(8)
+    losses = []
+    for step in range(60):
+        task.set_progress(step, 0)
+        losses.append(float(task.step(Batch(hr, lr))["l1"]))
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_a_nan_stops_training_and_keeps_the_last_good_checkpoint(recipe_of: Any) -> None:
+    recipe = recipe_of("teacher", steps=20, checkpoint_every=2)
+    with pytest.raises(TrainingError, match=r"NaN or infinite before step 6.*kept"):
+        fit(make_task(recipe, CPU), Noise(poison_at=6), recipe, [])
+    folder = Path(recipe.run.output) / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == ["step-00000002", "step-00000004"]
+    good = make_task(recipe, CPU)
+    assert checkpoint.load(folder / "step-00000004", good, CPU)["step"] == 4
+    assert all(torch.isfinite(m).all() for m in good.trained["net"].masters)
+
+
+def test_only_the_newest_checkpoints_stay(recipe_of: Any) -> None:
+    recipe = recipe_of("teacher", steps=8, checkpoint_every=2, checkpoints_limit=2)
+    fit(make_task(recipe, CPU), Noise(), recipe, [])
+    names = sorted(p.name for p in (Path(recipe.run.output) / "checkpoints").iterdir())
+    assert names == ["step-00000006", "step-00000008"]
+
+
+def test_sigterm_ends_the_run_with_a_checkpoint(recipe_of: Any) -> None:
+    recipe = recipe_of("teacher", steps=1000, checkpoint_every=1000)
+
+    class Killer(Noise):
+        def get(self, batch: int) -> tuple[Tensor, Tensor]:
+            if self.calls == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().get(batch)
+
+    before = signal.getsignal(signal.SIGTERM)
+    fit(make_task(recipe, CPU), Killer(), recipe, [])
+    assert (Path(recipe.run.output) / "checkpoints" / "step-00000004" / "state.pt").is_file()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_light_weights_start_another_run(recipe_of: Any, teacher_weights: Path) -> None:
+    state, metadata = load_weights(teacher_weights)
+    assert metadata["kind"] == "compact"
+    assert all(v.dtype == torch.float16 for v in state.values())
+    task = make_task(recipe_of("student"), CPU)
+    assert checkpoint.load_light(teacher_weights, task) == ["net"]
+    trained = task.trained["net"]
+    for name, master in zip(trained.names, trained.masters, strict=True):
+        assert torch.equal(master, state[name].float())
+    folder_task = make_task(recipe_of("teacher"), CPU)
+    checkpoint.load_light(teacher_weights.parent, folder_task)
+    average = folder_task.trained["net"].average
+    assert torch.equal(average[0], state[trained.names[0]].float())
+    with pytest.raises(ModelError, match="lacks"):
+        checkpoint.load_light(teacher_weights, make_task(recipe_of("features"), CPU))
+
+
+def test_unusable_starting_points_are_named(recipe_of: Any, tmp_path: Path) -> None:
+    task = make_task(recipe_of("teacher"), CPU)
+    with pytest.raises(ModelError, match="no weights for net"):
+        checkpoint.load_light(tmp_path, task)
+    with pytest.raises(ConfigError, match=r"no state\.pt there"):
+        checkpoint.find(str(tmp_path), tmp_path)
+    (tmp_path / "state.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        checkpoint.load(tmp_path, task, CPU)
+
+
+def test_the_student_trains_each_level_on_its_own_predictions(recipe_of: Any) -> None:
+    recipe = recipe_of("student", batch=8)
+    task = make_task(recipe, CPU)
+    assert isinstance(task, StudentTask)
+    assert task.counts(8) == [2, 2, 2, 2]
+    source = Noise()
+    seen: list[Tensor] = []
+    forward = task.forward
+
+    def spy(*arguments: Tensor) -> Tensor:
+        seen.append(arguments[2].clone())  # the previous predictions it is given
+        x = forward(*arguments)
+        seen.append(x.detach().clamp(0, 1).clone())
+        return x
+
+    task.forward = spy
+    for _ in range(2):
+        task.step(Batch(*source.get(task.fresh_samples(8))))
+    first_output, second_input = seen[1], seen[2]
+    torch.testing.assert_close(second_input[2:], first_output[:6])
+
+
+def test_the_student_without_a_teacher_says_so(tmp_path: Path) -> None:
+    recipe = smoke("student", tmp_path)
+    with pytest.raises(ConfigError, match=r"task\.teacher = ''"):
+        make_task(
+            with_teacher(recipe, Path(""))
+            if False
+            else dataclasses.replace(recipe, task=dataclasses.replace(recipe.task, teacher="")),
+            CPU,
+        )
+
+
+@pytest.mark.parametrize("name", ["teacher", "student", "features"])
+def test_a_smoke_twin_runs_from_pictures_to_weights(
+    name: str, recipe_of: Any, tmp_path: Path
+) -> None:
+    pictures, val = tmp_path / "pictures", tmp_path / "val"
+    rng = np.random.default_rng(0)
+    for folder, side in ((pictures, 160), (val / "hr", 192), (val / "lr", 48)):
+        folder.mkdir(parents=True)
+        small = Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8))
+        small.resize((side, side), Image.Resampling.BICUBIC).save(folder / "a.png")
+    recipe = recipe_of(name)
+    data = dataclasses.replace(recipe.data, train=(str(pictures),), val=str(val))
+    figures = train_recipe(dataclasses.replace(recipe, data=data))
+    assert np.isfinite(figures["loss"])
+    assert any(k.startswith("val/") for k in figures)
+    assert (Path(recipe.run.output) / "weights" / "net-ema.safetensors").is_file()
+    if name != "features":
+        assert list((Path(recipe.run.output) / "pictures").glob("*.webp"))
