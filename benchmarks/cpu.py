@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from rrdbnet import RRDBNet
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from addsr.engines.noise import NoiseField
 from addsr.engines.run import Engine
 from addsr.image.tiling import make_grid, merge_rows
 from addsr.models.registry import COMPACT
@@ -46,20 +47,40 @@ def build(name: str, dtype: torch.dtype) -> nn.Module:
         torch.set_default_dtype(before)
 
 
-def upscale(engine: Engine, lr: Tensor, noise: Tensor, steps: int, tile: int) -> Tensor:
-    """`lr` `(1, 3, h, w)` four times larger, cut into tiles as the program does it."""
+def upscale(engine: Engine, lr: Tensor, steps: int, tile: int) -> Tensor:
+    """`lr` `(1, 3, h, w)` four times larger in 8-bit levels, by tiles as the program does it.
+
+    Rows become bytes as they are finished, and noise is drawn where a tile needs it, by the
+    networks that need it.
+    """
+    height, width = lr.shape[-2:]
     grid = make_grid(
-        *lr.shape[-2:], tile, halo=COMPACT.halo, blend=COMPACT.blend, multiple=COMPACT.multiple
+        height, width, tile, halo=COMPACT.halo, blend=COMPACT.blend, multiple=COMPACT.multiple
     )
-    results = (engine.restore(part.cut(lr), part.cut(noise, 4), steps) for part in grid)
-    return torch.cat(list(merge_rows(grid, results, 4)), dim=-2)
+    field = NoiseField(0)
+
+    def results() -> Iterator[Tensor]:
+        for part in grid:
+            piece = part.cut(lr)
+            rows, columns = piece.shape[-2] * 4, piece.shape[-1] * 4
+            if isinstance(engine.net, RRDBNet):
+                noise = torch.zeros(1).expand(1, 3, rows, columns)  # not looked at, takes no memory
+            else:
+                noise = field.read(part.rows.start * 4, part.columns.start * 4, rows, columns)
+            yield engine.restore(piece, noise, steps)
+
+    levels = torch.empty(1, 3, 4 * height, 4 * width, dtype=torch.uint8)
+    top = 0
+    for band in merge_rows(grid, results(), 4):
+        for rows in band.split(256, dim=-2):
+            levels[..., top : top + rows.shape[-2], :] = rows * 255 + 0.5
+            top += rows.shape[-2]
+    return levels
 
 
-def inputs(side: int) -> tuple[Tensor, Tensor]:
-    """A random picture and its noise field."""
-    generator = torch.Generator().manual_seed(0)
-    lr = torch.rand(1, 3, side, side, generator=generator)
-    return lr, torch.randn(1, 3, 4 * side, 4 * side, generator=generator)
+def picture(side: int) -> Tensor:
+    """A random picture `(1, 3, side, side)`."""
+    return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
 def measure_seconds(
@@ -71,15 +92,14 @@ def measure_seconds(
         for name in NETS
     }
     contestants = [("rrdbnet", 1)] + [("compact", n) for n in steps]
-    lr, noise = inputs(side)
-    small = inputs(min(side, 64))
+    lr, small = picture(side), picture(min(side, 64))
     for name in NETS:
-        upscale(engines[name], *small, 1, tile)  # kernels are chosen and compiled on first use
+        upscale(engines[name], small, 1, tile)  # kernels are chosen and compiled on first use
     seconds: dict[str, list[float]] = {}
     for _ in range(repeats):
         for name, count in contestants:
             started = time.perf_counter()
-            upscale(engines[name], lr, noise, count, tile)
+            upscale(engines[name], lr, count, tile)
             key = name if name == "rrdbnet" else f"{name}-{count}"
             seconds.setdefault(key, []).append(time.perf_counter() - started)
     return seconds
@@ -97,7 +117,7 @@ def one(name: str, dtype: str, side: int, steps: int, tile: int) -> dict[str, fl
     """What the fresh process does: one run, and its memory."""
     before = resident_mib("VmRSS")
     engine = Engine(build(name, DTYPES[dtype]), torch.device("cpu"), DTYPES[dtype])
-    upscale(engine, *inputs(side), steps, tile)
+    upscale(engine, picture(side), steps, tile)
     return {"mib": resident_mib("VmHWM") - before, "import_mib": before}
 
 

@@ -153,11 +153,12 @@ def test_the_rival_enlarges_four_times_and_tiles_as_we_do(
     net = benchmarks["rrdbnet"].RRDBNet(blocks=1, channels=8, growth=4)
     cpu = benchmarks["cpu"]
     engine = cpu.Engine(net, torch.device("cpu"), torch.float32)
-    lr, noise = cpu.inputs(150)
-    whole = cpu.upscale(engine, lr, noise, 1, 512)
-    tiled = cpu.upscale(engine, lr, noise, 1, 128)
+    lr = cpu.picture(150)
+    whole = cpu.upscale(engine, lr, 1, 512).int()
+    tiled = cpu.upscale(engine, lr, 1, 128).int()
     assert whole.shape == (1, 3, 600, 600)
-    assert (whole - tiled).abs().max() < 1e-5  # its view is narrower than the halo at one block
+    assert whole.unique().numel() > 2
+    assert (whole - tiled).abs().max() <= 1  # its view is narrower than the halo at one block
 
 
 def test_the_cpu_table_gives_ratios(benchmarks: dict[str, ModuleType]) -> None:

@@ -35,6 +35,8 @@ class RunConfig:
     precision: str = "bf16"
     """bf16 keeps bf16 working weights beside float32 masters; fp32 trains in float32."""
     compile: bool = True
+    compile_mode: str = "default"
+    """Mode of torch.compile: default, reduce-overhead (CUDA graphs) or max-autotune."""
     ema: float = 0.999
     log_every: int = 50
     checkpoint_every: int = 2000
@@ -50,6 +52,10 @@ class RunConfig:
         _require(self.batch >= 2, "run.batch", self.batch, "a number from 2")
         _require(
             self.precision in ("bf16", "fp32"), "run.precision", self.precision, "bf16 or fp32"
+        )
+        modes = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+        _require(
+            self.compile_mode in modes, "run.compile_mode", self.compile_mode, " or ".join(modes)
         )
         _require(0 <= self.ema < 1, "run.ema", self.ema, "a number in [0, 1)")
         for name in ("log_every", "checkpoint_every", "checkpoints_limit", "validate_every"):
@@ -69,6 +75,7 @@ class DataConfig:
     crop_px: int = 256
     pool: int = 4096
     reuse: float = 2.0
+    """How often a degraded pair is used on average, each time flipped and turned anew."""
     mixture: str = "mixture"
 
     def __post_init__(self) -> None:

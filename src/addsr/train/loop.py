@@ -127,7 +127,8 @@ def fit(
             task.set_progress(step - start, share)
             hr, lr = source.get(task.fresh_samples(run.batch))
             for key, value in task.step(Batch(hr, lr)).items():
-                sums[key] = sums[key] + value.float() if key in sums else value.float()
+                # cloned: with CUDA graphs the next step writes into the same memory
+                sums[key] = sums[key] + value if key in sums else value.detach().float().clone()
             step += 1
             if step % run.log_every == 0 or step == run.steps or step - start == 1:
                 count = step - logged_step

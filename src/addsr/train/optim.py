@@ -39,6 +39,8 @@ class Trained:
             self.net.to(torch.bfloat16)
         self.working = [p for p in self.net.parameters() if p.requires_grad]
         self.average = [m.clone() for m in self.masters]
+        for master in self.masters:
+            master.grad = torch.zeros_like(master)
         self.decay = ema
         self.updates = 0
         self.clip = optim.clip
@@ -69,13 +71,11 @@ class Trained:
             flat /= dist.get_world_size()
             parts = flat.split([g.numel() for g in grads])
             grads = [a.view_as(g) for a, g in zip(parts, grads, strict=True)]
-        grads = [g.float() for g in grads]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-        torch._foreach_mul_(grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
-        for master, grad in zip(self.masters, grads, strict=True):
-            master.grad = grad.view_as(master)
+        exact = [m.grad for m in self.masters if m.grad is not None]
+        torch._foreach_copy_(exact, grads)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(exact)))
+        torch._foreach_mul_(exact, (self.clip / (norm + 1e-6)).clamp(max=1.0))
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self.net.zero_grad(set_to_none=True)
         torch._foreach_copy_(self.working, self.masters)
         self.updates += 1

@@ -42,7 +42,10 @@ class Task(ABC):
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, through torch.compile where the recipe asks for it (static shapes)."""
-        return torch.compile(function, dynamic=False) if self.recipe.run.compile else function
+        run = self.recipe.run
+        if not run.compile:
+            return function
+        return torch.compile(function, dynamic=False, mode=run.compile_mode)
 
     def set_progress(self, step: int, progress: float) -> None:
         """Sets learning rates; `progress` is the share of the run done, 0 to 1."""

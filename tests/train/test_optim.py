@@ -1,0 +1,112 @@
+"""Masters, averages and rates of training, and the averaging of gradients over processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from addsr.train.config import OptimConfig
+from addsr.train.optim import Trained, rate_factor
+
+CPU = torch.device("cpu")
+
+
+def make(precision: str, rate: float = 1e-2, **options: float) -> Trained:
+    torch.manual_seed(0)
+    optim = OptimConfig(learning_rate=rate, **options)  # type: ignore[arg-type]
+    return Trained(nn.Conv2d(3, 4, 3), optim, precision=precision, ema=0.9, device=CPU)
+
+
+def test_masters_keep_updates_that_bf16_would_lose() -> None:
+    trained = make("bf16", rate=1e-5)
+    before = [m.clone() for m in trained.masters]
+    working = [p.clone() for p in trained.working]
+    for _ in range(3):
+        trained.net(torch.rand(1, 3, 8, 8).bfloat16()).float().sum().backward()
+        trained.step()
+    assert trained.working[0].dtype == torch.bfloat16
+    moved = (trained.masters[0] - before[0]).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 3e-5), rtol=0.2, atol=0)
+    share = (trained.working[0] == working[0]).float().mean()
+    assert share > 0.5, "most working weights are too coarse to have moved"
+
+
+def test_fp32_training_equals_plain_adamw() -> None:
+    trained = make("fp32", clip=1e9)
+    torch.manual_seed(0)
+    plain = nn.Conv2d(3, 4, 3)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-2, betas=(0.9, 0.99), weight_decay=0)
+    for k in range(4):
+        x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(k))
+        trained.net(x).square().mean().backward()
+        trained.step()
+        optimizer.zero_grad()
+        plain(x).square().mean().backward()
+        optimizer.step()
+    for a, b in zip(trained.masters, plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b.detach())
+
+
+def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_told() -> None:
+    trained = make("fp32", clip=0.5)
+    (trained.net(torch.rand(1, 3, 8, 8)) * 1000).sum().backward()
+    grads = torch.cat([p.grad.flatten() for p in trained.working if p.grad is not None])
+    norm = trained.step()
+    torch.testing.assert_close(norm, grads.norm())
+    clipped = torch.cat([m.grad.flatten() for m in trained.masters if m.grad is not None])
+    torch.testing.assert_close(clipped.norm(), torch.tensor(0.5))
+    assert all(p.grad is None for p in trained.working)
+
+
+def test_the_average_follows_the_masters() -> None:
+    trained = make("fp32")
+    start = trained.average[0].clone()
+    trained.net(torch.rand(1, 3, 8, 8)).sum().backward()
+    trained.step()
+    decay = min(0.9, 2 / 11)
+    torch.testing.assert_close(trained.average[0], decay * start + (1 - decay) * trained.masters[0])
+
+
+def test_rates_warm_up_hold_and_fall() -> None:
+    optim = OptimConfig(warmup_steps=10, decay_from=0.5, final=0.1)
+    assert rate_factor(optim, 0, 0.0) == pytest.approx(0.1)
+    assert rate_factor(optim, 9, 0.0) == 1.0
+    assert rate_factor(optim, 1000, 0.5) == 1.0
+    assert rate_factor(optim, 1000, 0.75) == pytest.approx(0.55)
+    assert rate_factor(optim, 1000, 1.0) == pytest.approx(0.1)
+
+
+PROGRAM = """
+import os, torch, torch.distributed as dist
+from torch import nn
+from addsr.train.config import OptimConfig
+from addsr.train.optim import Trained
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+net = nn.Linear(4, 1, bias=False)
+trained = Trained(net, OptimConfig(), precision="fp32", ema=0.9, device=torch.device("cpu"))
+x = torch.full((1, 4), float(dist.get_rank() + 1))  # gradients 1 and 2: their mean is 1.5
+net(x).sum().backward()
+norm = trained.step()
+assert abs(float(norm) - 3.0) < 1e-5, norm  # 1.5 * sqrt(4)
+other = [torch.zeros_like(trained.masters[0]) for _ in range(2)]
+dist.all_gather(other, trained.masters[0])
+assert torch.equal(other[0], other[1])
+dist.barrier()
+os._exit(0)  # gloo's threads now and then abort an orderly interpreter exit
+"""
+
+
+def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*launch, str(program)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
