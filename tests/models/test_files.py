@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,17 @@ def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
         assert torch.equal(state[name], tensor)
         assert state[name].dtype == tensor.dtype
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of this kind are POSIX")
+def test_others_may_read_the_file_where_the_umask_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    before = os.umask(0o022)
+    try:
+        save_weights(path, STATE, META)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 def test_transposed_and_shared_tensors_are_stored_as_they_read(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,17 +43,24 @@ def save_weights(path: str | Path, state: dict[str, Tensor], metadata: dict[str,
     sha256 = digest(state)
     header = {**metadata, "format": FORMAT, "format_version": str(FORMAT_VERSION), "sha256": sha256}
     flat = {k: v if isinstance(v, str) else json.dumps(v) for k, v in header.items()}
-    temporary = None
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
+        # not tempfile: its files are private, and weights should follow the user's umask
+        temporary.open("xb").close()
         save_file(state, temporary, metadata=flat)
+        temporary.chmod(_mode())
         os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: weights cannot be written ({error})") from error
     return sha256
+
+
+def _mode() -> int:
+    """Permissions of a new file under the user's umask (safetensors makes private ones)."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
