@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from addsr.errors import ModelError
-from addsr.nets import CompactConfig, CompactNet, PatchDiscriminator, build
+from addsr.nets import CompactConfig, CompactNet, Discriminator, build
 from addsr.nets.blocks import ResBlock, shuffle_conv
 from addsr.nets.compact import enlarge
 
@@ -127,7 +127,7 @@ def test_a_fresh_shuffle_layer_has_no_checkerboard() -> None:
 
 
 def test_discriminator_gives_two_maps_a_scale() -> None:
-    logits, features = PatchDiscriminator()(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64))
+    logits, features = Discriminator().patches(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64))
     assert len(logits) == 6
     assert len(features) == 9
     assert logits[0].shape == (2, 1, 4, 4)

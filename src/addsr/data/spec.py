@@ -188,7 +188,7 @@ PRESETS: dict[str, DegradationSpec] = {
 }
 
 MIXTURES: dict[str, dict[str, float]] = {
-    "mixture": {"mild": 0.55, "strong": 0.25, "near-clean": 0.20},
+    "mixture": {"mild": 0.45, "strong": 0.40, "near-clean": 0.15},
 }
 """Named weights of presets."""
 

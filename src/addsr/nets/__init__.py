@@ -14,23 +14,23 @@ from torch import nn
 from addsr.errors import ModelError
 
 from .compact import CompactConfig, CompactNet
-from .discriminator import DiscriminatorConfig, PatchDiscriminator
+from .discriminator import Discriminator, DiscriminatorConfig
 from .features import FeatureNet, FeatureNetConfig
 
 __all__ = [
     "CompactConfig",
     "CompactNet",
+    "Discriminator",
     "DiscriminatorConfig",
     "FeatureNet",
     "FeatureNetConfig",
-    "PatchDiscriminator",
     "build",
     "tuples",
 ]
 
 _KINDS: dict[str, tuple[type, type[nn.Module]]] = {
     "compact": (CompactConfig, CompactNet),
-    "discriminator": (DiscriminatorConfig, PatchDiscriminator),
+    "discriminator": (DiscriminatorConfig, Discriminator),
     "features": (FeatureNetConfig, FeatureNet),
 }
 

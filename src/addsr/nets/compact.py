@@ -32,8 +32,8 @@ class CompactConfig:
     decoder_depth: int = 2
     time_channels: int = 256
     lr_channels: int = 32
-    norm: Norm = "channel"
-    decoder_norm: Norm = "channel"
+    norm: Norm = "plain"
+    decoder_norm: Norm = "plain"
     attention: bool = False
     context_channels: int = 128
     """Width of the picture-wide context encoder; 0 leaves it out."""

@@ -96,7 +96,7 @@ def save_light(folder: Path, task: Task, *, step: int, run: str) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, trained in task.trained.items():
-        kind = {"CompactNet": "compact", "PatchDiscriminator": "discriminator"}.get(
+        kind = {"CompactNet": "compact", "Discriminator": "discriminator"}.get(
             type(trained.net).__name__, "features"
         )
         metadata = {

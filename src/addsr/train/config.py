@@ -150,7 +150,8 @@ class StudentConfig:
     haar_weight: float = 0.25
     distill_weight: float = 1.0
     perceptual_weight: float = 0.5
-    perceptual_t: float = 0.15
+    perceptual_t: tuple[float, float] = (0.03, 0.35)
+    """Range of the noise levels at which the teacher's features are compared and judged."""
     adversarial_cap: float = 0.03
     """Largest share of the reconstruction gradient's norm that the adversarial one may reach
     per unit of its own norm."""
@@ -159,6 +160,10 @@ class StudentConfig:
     discriminator_rate: float = 2e-4
     discriminator_width: int = 64
     discriminator_scales: int = 3
+    discriminator_crop: int = 0
+    """Side of the random window of each crop that the discriminator sees; 0 means all of it."""
+    head_share: float = 0.33
+    """Share of the heads on the frozen teacher's features in the adversarial loss; 0: no heads."""
     r1_weight: float = 1.0
     r1_sigma: float = 0.02
     fidelity: float = 0.5
@@ -174,7 +179,13 @@ class StudentConfig:
         _require(0 <= self.fidelity <= 1, "task.fidelity", self.fidelity, "0 to 1")
         _require(0 <= self.gate_share <= 1, "task.gate_share", self.gate_share, "0 to 1")
         _require(0 <= self.psr_weight <= 1, "task.psr_weight", self.psr_weight, "0 to 1")
-        _require(0 < self.perceptual_t < 1, "task.perceptual_t", self.perceptual_t, "0 to 1")
+        ok = 0 < self.perceptual_t[0] <= self.perceptual_t[1] < 1
+        _require(ok, "task.perceptual_t", self.perceptual_t, "two numbers that rise, in (0, 1)")
+        _require(0 <= self.head_share < 1, "task.head_share", self.head_share, "0 to below 1")
+        for name in ("discriminator_width", "discriminator_scales"):
+            _require(getattr(self, name) >= 1, f"task.{name}", getattr(self, name), "1 or more")
+        ok = self.discriminator_crop >= 0
+        _require(ok, "task.discriminator_crop", self.discriminator_crop, "0 or more")
         _require(
             self.adversarial_cap >= 0, "task.adversarial_cap", self.adversarial_cap, "0 or more"
         )

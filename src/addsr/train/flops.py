@@ -7,7 +7,7 @@ import copy
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from addsr.nets import CompactNet, PatchDiscriminator
+from addsr.nets import CompactNet, Discriminator
 
 
 def forward_flops(net: CompactNet, hr_px: int) -> float:
@@ -23,9 +23,9 @@ def forward_flops(net: CompactNet, hr_px: int) -> float:
     return float(counter.get_total_flops())
 
 
-def discriminator_flops(net: PatchDiscriminator, hr_px: int) -> float:
-    """Floating-point operations of one discriminator pass on one crop."""
-    meta = copy.deepcopy(net).to("meta").float()
+def discriminator_flops(net: Discriminator, hr_px: int) -> float:
+    """Floating-point operations of one pass of the pixel part on one crop."""
+    meta = copy.deepcopy(net.patches).to("meta").float()
     x = torch.empty(1, 3, hr_px, hr_px, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         meta(x, x)

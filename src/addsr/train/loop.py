@@ -10,16 +10,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from addsr.errors import TrainingError
 
 from . import checkpoint
 from .config import Recipe
+from .optim import agree, process_count
 from .task import Batch, Task
 from .validate import save_grid
 
 log = logging.getLogger(__name__)
+
+CONSENT_EVERY = 8
+"""Steps between two looks at clocks and signals where several processes train together."""
 
 
 class Source(Protocol):
@@ -117,14 +122,21 @@ def fit(
             )
             checkpoint.save_light(output / "weights", task, step=step, run=output.name)
 
+    share = 0.0
     with Stop() as stop:
-        while step < run.steps and not stop.wanted:
-            share = step / run.steps
-            if run.minutes:
-                share = max(share, elapsed() / (60 * run.minutes))
+        while step < run.steps:
+            # clocks and signals differ between processes, so they stop by common consent only:
+            # one that stepped once more than another would wait for it forever
+            if process_count() == 1 or (step - start) % CONSENT_EVERY == 0:
+                share = step / run.steps
+                if run.minutes:
+                    share = max(share, elapsed() / (60 * run.minutes))
+                share = agree(2.0 if stop.wanted else share, task.device)
                 if share >= 1:
                     break
-            task.set_progress(step - start, share)
+            task.set_progress(step - start, min(1.0, share))
+            if run.compile_mode == "reduce-overhead":
+                torch.compiler.cudagraph_mark_step_begin()  # memory of the last step's graphs is free
             hr, lr = source.get(task.fresh_samples(run.batch))
             for key, value in task.step(Batch(hr, lr)).items():
                 # cloned: with CUDA graphs the next step writes into the same memory

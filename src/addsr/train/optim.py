@@ -65,10 +65,10 @@ class Trained:
         With several processes the gradients are averaged in one flat all-reduce.
         """
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.working]
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if process_count() > 1:
             flat = torch.cat([g.reshape(-1) for g in grads])
             dist.all_reduce(flat)
-            flat /= dist.get_world_size()
+            flat /= process_count()
             parts = flat.split([g.numel() for g in grads])
             grads = [a.view_as(g) for a, g in zip(parts, grads, strict=True)]
         exact = [m.grad for m in self.masters if m.grad is not None]
@@ -113,6 +113,20 @@ class Trained:
         self.load(state["masters"], state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = state["updates"]
+
+
+def process_count() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def agree(value: float, device: torch.device) -> float:
+    """The largest `value` of all processes; each waits for the others. One process: `value`."""
+    if process_count() == 1:
+        return value
+    tensor = torch.tensor(value, device=device, dtype=torch.float64)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return float(tensor)
 
 
 def rate_factor(optim: OptimConfig, step: int, progress: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,12 @@ def train_recipe(
     run = recipe.run
     output = Path(run.output)
     log_with = "tensorboard" if run.tensorboard and _has_tensorboard() else None
+    # accelerate joins a launcher's processes on CPUs only when told that they are meant
+    on_cpus = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     # precision is ours (train/optim.py), so accelerate is asked for none
-    accelerator = Accelerator(mixed_precision="no", log_with=log_with, project_dir=str(output))
+    accelerator = Accelerator(
+        mixed_precision="no", log_with=log_with, project_dir=str(output), cpu=on_cpus
+    )
     device = accelerator.device
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._functorch.config as functorch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,9 +23,10 @@ from addsr.diffusion.samplers import sample_addsr
 from addsr.diffusion.schedule import LEVELS, add_noise
 from addsr.errors import ConfigError
 from addsr.models.files import load_weights
-from addsr.nets import CompactNet, DiscriminatorConfig, PatchDiscriminator
+from addsr.nets import CompactNet
 from addsr.nets.compact import enlarge
 
+from .adversary import R1_INTERVAL, Adversary
 from .config import OptimConfig, Recipe, StudentConfig
 from .flops import discriminator_flops, forward_flops
 from .losses import haar, l1, low_frequency, timestep_adaptive
@@ -51,29 +53,35 @@ class StudentTask(Task):
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         super().__init__(recipe, device)
         self.config: StudentConfig = recipe.task
+        c = self.config
+        side, scales = recipe.data.crop_px, c.discriminator_scales
+        window = c.discriminator_crop or side
+        if window > side or window % (16 * 2 ** (scales - 1)):
+            raise ConfigError(
+                f"task.discriminator_crop = {c.discriminator_crop} is not allowed with data.crop_px"
+                f" = {side}; give a multiple of {16 * 2 ** (scales - 1)} up to it, or 0 for all"
+            )
         self.net = CompactNet(net_config(recipe.net))
         self.trained_net = self.track("net", self.net, recipe.optim)
-        self.discriminator = PatchDiscriminator(
-            DiscriminatorConfig(self.config.discriminator_width, self.config.discriminator_scales)
-        )
+        self.teacher = self._load_teacher()
         discriminator_optim = OptimConfig(
-            learning_rate=self.config.discriminator_rate,
+            learning_rate=c.discriminator_rate,
             betas=recipe.optim.betas,
             clip=10.0,
             warmup_steps=recipe.optim.warmup_steps,
         )
-        self.trained_discriminator = self.track(
-            "discriminator", self.discriminator, discriminator_optim
-        )
-        self.teacher = self._load_teacher()
+        self.adversary = Adversary(self, c, discriminator_optim, self.teacher.config.widths)
         self.levels = torch.tensor(LEVELS[4], device=device)
         self.chain: list[_Chain] = []
         self.updates = 0
+        self.uses_features = c.perceptual_weight > 0 or c.head_share > 0
+        if recipe.run.compile:
+            # two gradients are taken through the same feature maps, one after the other
+            functorch.donated_buffer = False
         self.forward = self.compiled(self._forward)
+        self.perceive = self.compiled(self._perceive)
         self.reconstruct = self.compiled(self._reconstruct)
         self.target = self.compiled(self._target)
-        self.oppose = self.compiled(self._oppose)
-        self.discriminate = self.compiled(self._discriminate)
 
     def _load_teacher(self) -> CompactNet:
         path = self.config.teacher
@@ -107,17 +115,23 @@ class StudentTask(Task):
         leaf = x.detach().requires_grad_(True)
         enlarged = enlarge(lr)
 
-        t = self.rand(len(hr)).clamp(0.02, 0.98)
-        noise_t, noise_p = self.randn_like(hr), self.randn_like(hr)
-        with torch.no_grad():
-            target = self.target(leaf.detach(), hr, t, noise_t)
-        rec, figures = self.reconstruct(leaf, hr, lr, index, target, t, noise_p)
-        (gradient,) = torch.autograd.grad(rec, leaf)
+        maps_x, maps_hr = [], []
+        if self.uses_features:
+            low, high = c.perceptual_t
+            t = low + (high - low) * self.rand(len(hr))
+            maps_x, maps_hr = self.perceive(leaf, hr, lr, self.randn_like(hr), t)
+        figures_d = self.adversary.learn(hr, leaf.detach(), enlarged, maps_hr, maps_x)
+
+        t, target = self.rand(len(hr)).clamp(0.02, 0.98), hr
+        if c.distill_weight:
+            noise_t = self.randn_like(hr)
+            with torch.no_grad():
+                target = self.target(leaf.detach(), hr, t, noise_t)
+        rec, figures = self.reconstruct(leaf, hr, index, target, t, maps_x, maps_hr)
+        (gradient,) = torch.autograd.grad(rec, leaf, retain_graph=self.uses_features)
+        gradient_adv, figures_g = self.adversary.oppose(leaf, enlarged, maps_x)
 
         warm = min(1.0, self.updates / max(1, c.adversarial_warmup))
-        self.discriminator.requires_grad_(False)
-        adversarial, gan, matching = self.oppose(leaf, hr, enlarged)
-        (gradient_adv,) = torch.autograd.grad(adversarial, leaf)
         ratio = gradient.norm() / (gradient_adv.norm() + 1e-12)
         weight = warm * ratio.clamp(max=c.adversarial_cap)
         # what the knob means: at fidelity 1 only reconstruction counts, at 0 realism counts double
@@ -125,25 +139,15 @@ class StudentTask(Task):
         x.backward(gradient + weight * realism * gradient_adv)
         norm = self.trained_net.step()
 
-        self.discriminator.requires_grad_(True)
-        half = len(hr) // 2
-        jitter = torch.empty(2 * half, *hr.shape[1:], device=self.device).normal_(
-            generator=self.generator
-        )
-        loss_d, penalty = self.discriminate(hr, leaf.detach(), enlarged, jitter)
-        (loss_d + c.r1_weight * penalty).backward()
-        self.trained_discriminator.step()
-
         self._advance(hr, lr, noise, leaf.detach())
         self.updates += 1
         return {
             "loss": rec.detach(),
             **figures,
-            "gan": gan,
-            "matching": matching,
-            "loss_d": loss_d.detach(),
-            "r1": penalty.detach(),
+            **figures_g,
+            **figures_d,
             "adv_weight": weight,
+            "adv_share": weight / ratio,
             "grad_norm": norm,
         }
 
@@ -194,83 +198,46 @@ class StudentTask(Task):
         """The HR-regulated teacher's x0 from the student's noised prediction."""
         return self.teacher(add_noise(x.clamp(0, 1), noise, t), t, F.avg_pool2d(hr, 4)).clamp(0, 1)
 
+    def _perceive(self, x: Tensor, hr: Tensor, lr: Tensor, noise: Tensor, t: Tensor) -> Any:
+        """The frozen teacher's feature maps of both pictures, noised alike."""
+        enlarged = enlarge(lr)
+        maps_x = self.teacher.encode(add_noise(x, noise, t), t, lr, enlarged)[:3]
+        with torch.no_grad():
+            maps_hr = self.teacher.encode(add_noise(hr, noise, t), t, lr, enlarged)[:3]
+        return list(maps_x), list(maps_hr)
+
     def _reconstruct(
         self,
         x: Tensor,
         hr: Tensor,
-        lr: Tensor,
         index: Tensor,
         target: Tensor,
         t: Tensor,
-        noise: Tensor,
+        maps_x: list[Tensor],
+        maps_hr: list[Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
         c = self.config
         pixel, low, high = l1(x, hr).mean(), low_frequency(x, hr).mean(), haar(x, hr).mean()
         adaptive = timestep_adaptive(index, c.ta_base, c.ta_growth)
         # (1 - t) is this schedule's sqrt(alpha_bar): noisier teachers count less
-        distill = adaptive * (1 - t) * 4 * ((x - target) ** 2).mean(dim=(1, 2, 3))
-        perceptual = self._feature_distance(x, hr, lr, noise)
+        distill = (adaptive * (1 - t) * 4 * ((x - target) ** 2).mean(dim=(1, 2, 3))).mean()
+        perceptual = x.new_zeros(())
+        for a, b in zip(maps_x, maps_hr, strict=True):
+            scale = b.float().abs().mean(dim=(0, 2, 3), keepdim=True) + 1e-3
+            perceptual = perceptual + ((a.float() - b.float()).abs() / scale).mean() / len(maps_x)
         loss = (
             c.l1_weight * pixel
             + c.low_weight * low
             + c.haar_weight * high
-            + c.distill_weight * distill.mean()
+            + c.distill_weight * distill
             + c.perceptual_weight * perceptual
         )
         return loss, {
             "l1": pixel.detach(),
             "haar": high.detach(),
-            "distill": distill.mean().detach(),
+            "distill": distill.detach(),
             "perceptual": perceptual.detach(),
         }
-
-    def _feature_distance(self, x: Tensor, hr: Tensor, lr: Tensor, noise: Tensor) -> Tensor:
-        """Distance of the frozen teacher's features, both pictures noised alike at small t."""
-        t = torch.full((len(x),), self.config.perceptual_t, device=x.device)
-        enlarged = enlarge(lr)
-        maps_x = self.teacher.encode(add_noise(x, noise, t), t, lr, enlarged)[:3]
-        with torch.no_grad():
-            maps_hr = self.teacher.encode(add_noise(hr, noise, t), t, lr, enlarged)[:3]
-        total = x.new_zeros(())
-        for a, b in zip(maps_x, maps_hr, strict=True):
-            scale = b.float().abs().mean(dim=(0, 2, 3), keepdim=True) + 1e-3
-            total = total + ((a.float() - b.float()).abs() / scale).mean()
-        return total / 3
-
-    def _oppose(self, x: Tensor, hr: Tensor, enlarged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Generator's side: relativistic pairing loss and feature matching."""
-        fake, maps_fake = self.discriminator(x, enlarged)
-        with torch.no_grad():
-            real, maps_real = self.discriminator(hr, enlarged)
-        gan = _relativistic(fake, real)
-        matching = x.new_zeros(())
-        for a, b in zip(maps_fake, maps_real, strict=True):
-            b = b.float()
-            matching = matching + (a.float() - b).abs().mean() / (b.abs().mean() + 1e-3)
-        matching = matching / len(maps_fake)
-        return gan + self.config.feature_matching * matching, gan.detach(), matching.detach()
-
-    def _discriminate(
-        self, hr: Tensor, x: Tensor, enlarged: Tensor, jitter: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Discriminator's side, and the approximate R1 and R2 penalties on half of the batch.
-
-        |D(x + sigma n) - D(x)|^2 stands for the gradient penalty (arXiv 2501.08316) and needs no
-        second derivatives.
-        """
-        n, half = len(hr), len(hr) // 2
-        both = torch.cat([hr, x])
-        twice = torch.cat([enlarged, enlarged])
-        logits, _ = self.discriminator(both, twice)
-        real, fake = [q[:n] for q in logits], [q[n:] for q in logits]
-        loss = _relativistic(real, fake)
-        moved = torch.cat([hr[:half], x[:half]]) + self.config.r1_sigma * jitter
-        logits_moved, _ = self.discriminator(moved, torch.cat([enlarged[:half], enlarged[:half]]))
-        penalty = x.new_zeros(())
-        for q, m in zip(logits, logits_moved, strict=True):
-            still = torch.cat([q[:half], q[n : n + half]]).float()
-            penalty = penalty + ((m.float() - still) ** 2).mean()
-        return loss, penalty / len(logits)
 
     # --- the rest ----------------------------------------------------------------------------
 
@@ -290,23 +257,26 @@ class StudentTask(Task):
         )
 
     def flops_per_sample(self) -> float:
-        px = self.recipe.data.crop_px
-        g, d = forward_flops(self.net, px), discriminator_flops(self.discriminator, px)
-        # student forward and backward, teacher target, two encoder passes and one backward (about
-        # 0.3 of the network each); D: fake + real + input gradient, then 3 passes forward and back
-        return 3 * g + g + 3 * 0.3 * g + 3 * d + 3 * 3 * d
+        c, px = self.config, self.recipe.data.crop_px
+        g = forward_flops(self.net, px)
+        d = discriminator_flops(self.adversary.net, c.discriminator_crop or px)
+        # the student forward and back, the teacher's target; two passes of the teacher's encoder
+        # (about 0.3 of the network) and two gradients through it
+        work = 3 * g + (g if c.distill_weight else 0) + (4 * 0.3 * g if self.uses_features else 0)
+        # D: real and fake forward and back, the penalty on half a batch twice, fake and gradient
+        return work + (2 * 3 + 3 / R1_INTERVAL + 2) * d
 
     def extra_state(self) -> dict[str, Any]:
         chain = [vars(c) for c in self.chain]
-        return {**super().extra_state(), "chain": chain, "updates": self.updates}
+        return {
+            **super().extra_state(),
+            "chain": chain,
+            "updates": self.updates,
+            "adversary_updates": self.adversary.updates,
+        }
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         super().load_extra_state(state)
         self.chain = [_Chain(**c) for c in state["chain"]]
         self.updates = state["updates"]
-
-
-def _relativistic(winner: list[Tensor], loser: list[Tensor]) -> Tensor:
-    """Relativistic pairing loss (arXiv 2501.05441): softplus of how far `winner` lags behind."""
-    losses = [F.softplus(b.float() - a.float()).mean() for a, b in zip(winner, loser, strict=True)]
-    return torch.stack(losses).mean()
+        self.adversary.updates = state["adversary_updates"]
