@@ -37,10 +37,15 @@ NETS = ("rrdbnet", "compact")
 
 
 def build(name: str, dtype: torch.dtype) -> nn.Module:
-    """A network with random weights, made in `dtype` so that no larger copy ever exists."""
+    """A network with random weights, made so that no larger copy ever exists.
+
+    RRDBNet is made in `dtype`, ours in fp16 where `dtype` is fp32: so its file holds the weights,
+    and so the engine keeps them.
+    """
     torch.manual_seed(0)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    halves = name == "compact" and dtype == torch.float32
+    torch.set_default_dtype(torch.float16 if halves else dtype)
     try:
         return RRDBNet() if name == "rrdbnet" else CompactNet()
     finally:

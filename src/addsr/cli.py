@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 from cyclopts import App, CycloptsError, Parameter
 
 from .errors import AddsrError, OptionError, OutputError
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
     from .upscaler import Upscaler
 
 log = logging.getLogger("addsr")
 
-USAGE, FAILED, INTERRUPTED = 2, 1, 130
+USAGE, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 BAR_DELAY_SECONDS = 2.0
-_WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
 def _version() -> str:
@@ -55,7 +56,13 @@ class Talk:
     """Only errors; no progress bar."""
 
     def set_up(self, usual: int = logging.WARNING) -> None:
-        """Points the package's log at standard error; `usual` without either flag."""
+        """Points the package's log at standard error; `usual` without either flag.
+
+        Raises:
+            OptionError: both flags.
+        """
+        if self.verbose and self.quiet:
+            raise OptionError("--verbose and --quiet contradict each other; give one of them")
         level = logging.DEBUG if self.verbose else logging.ERROR if self.quiet else usual
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
@@ -63,12 +70,12 @@ class Talk:
         log.setLevel(level)
 
 
-@app.command
+@app.command(usage="Usage: addsr upscale [OPTIONS] IN...")
 def upscale(
     inputs: Annotated[list[Path], Parameter(name="IN", negative="")],
     /,
     *,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    output: Annotated[str | None, Parameter(name=["--output", "-o"])] = None,
     model: str | None = None,
     scale: Annotated[float, Parameter(name=["--scale", "-s"])] = 4.0,
     steps: int | None = None,
@@ -83,10 +90,12 @@ def upscale(
 ) -> int:
     """Enlarge pictures.
 
+    ADDSR_MEMORY, such as 3G, limits the main memory that a picture may take; else what is free.
+
     Parameters
     ----------
     inputs
-        Picture files (PNG, JPEG, WebP, TIFF, BMP, GIF).
+        Picture files (PNG, JPEG, WebP, TIFF, BMP, GIF) or patterns such as "photos/*.jpg".
     output
         A file for one picture, a folder for several; without it NAME_x4.SUFFIX beside each input.
     model
@@ -94,11 +103,11 @@ def upscale(
     scale
         Factor from 1 to 8.
     steps
-        Sampling steps; compact allows 1, 2 and 4.
+        Sampling steps; compact allows 1, 2 and 4. [default: the model's own]
     fidelity
-        From 0 (invents more) to 1 (stays with the input).
+        From 0 (invents more) to 1 (stays with the input). [default: the model's own]
     color
-        How colours are kept to those of the input.
+        How colours are kept to those of the input. [default: the model's own]
     seed
         Same seed, same file: same result.
     device
@@ -111,10 +120,14 @@ def upscale(
         Print a summary as JSON on standard output.
     """
     talk.set_up()
-    jobs = _jobs(inputs, output, scale)
+    from .image.jobs import choose_folder, expand, make_jobs
+
+    inputs = expand(inputs)
+    jobs = make_jobs(inputs, output, scale)
+    folder = choose_folder(output, inputs)
     side: int | Literal["auto"] = "auto"
     if tile != "auto":
-        if not tile.isdigit() or int(tile) == 0:
+        if not tile.isdecimal() or int(tile) == 0:
             raise OptionError(f"tile: {tile!r} is no size; give auto or a number of pixels")
         side = int(tile)
 
@@ -126,19 +139,21 @@ def upscale(
         model, scale=scale, steps=steps, fidelity=fidelity, color=color, seed=seed,
         device=device, dtype=dtype, tile=side, progress=bar.update,
     ) as up:  # fmt: skip
-        if output is not None and _is_folder(output, inputs):
-            _make_folder(output)
-        for source, target in jobs:
-            with bar:
-                done.append(_one(up, source, target))
-            if not json_summary and not talk.quiet and "error" not in done[-1]:
-                width, height = done[-1]["output_size"]
-                print(f"{source} -> {target} ({width}x{height}, {done[-1]['seconds']:.1f} s)")
-    failed = sum("error" in one for one in done)
-    if json_summary:
-        print(json.dumps({"files": done, "failed": failed}, indent=2))
+        if folder is not None:
+            _make_folder(folder)
+        try:
+            for source, target in jobs:
+                with bar:
+                    done.append(_one(up, source, target))
+                if not json_summary and not talk.quiet and "error" not in done[-1]:
+                    width, height = done[-1]["output_size"]
+                    _say(f"{source} -> {target} ({width}x{height}, {done[-1]['seconds']:.1f} s)")
+        finally:  # also after Ctrl-C: what is done is done
+            failed = sum("error" in one for one in done)
+            if json_summary:
+                _say(json.dumps({"files": done, "failed": failed}, indent=2))
     if failed and len(done) > 1:
-        print(f"{failed} of {len(done)} pictures failed", file=sys.stderr)
+        _say(f"{failed} of {len(done)} pictures failed", sys.stderr)
     return FAILED if failed else 0
 
 
@@ -146,41 +161,35 @@ def _one(up: Upscaler, source: Path, target: Path) -> dict[str, Any]:
     """One picture; what is wrong with it is told and does not stop the others."""
     try:
         up(source, target)
-    except AddsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return {"source": str(source), "error": str(error), "kind": type(error).__name__}
+    except Exception as error:
+        message = str(error)
+        if not isinstance(error, AddsrError):
+            message = (
+                f"{source}: unexpected error: {type(error).__name__}: {error}; please report it"
+            )
+            log.debug("%s", source, exc_info=True)
+        _say(f"error: {message}", sys.stderr)
+        return {"source": str(source), "error": message, "kind": type(error).__name__}
     assert up.report is not None
     return up.report.to_dict()
 
 
-def _is_folder(output: Path, inputs: Sequence[Path]) -> bool:
-    return len(inputs) > 1 or output.is_dir() or output.suffix.lower() not in _WRITABLE
+def _say(text: str, stream: TextIO | None = None) -> None:
+    """Prints at once; where nobody reads any more the text is lost, and the work is not."""
+    out = sys.stdout if stream is None else stream
+    try:
+        try:
+            print(text, file=out, flush=True)
+        except UnicodeEncodeError:  # a file name that this terminal has no letters for
+            print(text.encode("ascii", "backslashreplace").decode(), file=out, flush=True)
+    except BrokenPipeError:
+        _silence(out)
 
 
-def _jobs(inputs: Sequence[Path], output: Path | None, scale: float) -> list[tuple[Path, Path]]:
-    """Each input with the file it becomes; OptionError where two would become the same."""
-    if output is not None and not _is_folder(output, inputs):
-        return [(inputs[0], output)]
-    if output is not None and output.suffix.lower() in _WRITABLE and not output.is_dir():
-        raise OptionError(
-            f"output: {output} is one file, but there are {len(inputs)} inputs; give a folder"
-        )
-    jobs: list[tuple[Path, Path]] = []
-    seen: dict[Path, Path] = {}
-    for path in inputs:
-        suffix = path.suffix if path.suffix.lower() in _WRITABLE else ".png"
-        if output is None:
-            target = path.with_name(f"{path.stem}_x{scale:g}{suffix}")
-        else:
-            target = output / f"{path.stem}{suffix}"
-        if target in seen:
-            raise OptionError(
-                f"output: {seen[target]} and {path} would both become {target}; "
-                "rename one or run them apart"
-            )
-        seen[target] = path
-        jobs.append((path, target))
-    return jobs
+def _silence(stream: TextIO) -> None:
+    """Lets what a closed pipe refused go nowhere, or Python would complain of it at its exit."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _make_folder(path: Path) -> None:
@@ -196,7 +205,7 @@ def degrade(
     output: Path,
     /,
     *,
-    preset: str = "mild",
+    preset: Literal["mild", "strong", "near-clean", "mixture"] = "mild",
     seed: int = 0,
     device: str = "cpu",
     talk: Talk = Talk(),
@@ -208,9 +217,9 @@ def degrade(
     hr_folder
         Photos to spoil; folders below are searched too.
     output
-        Folder for the pairs: hr/NAME.png and lr/NAME.png.
+        Folder for the pairs, hr/NAME.png and lr/NAME.png; one preset and seed per folder.
     preset
-        mild, strong, near-clean or mixture.
+        How much to spoil.
     seed
         Same seed, same pairs.
     device
@@ -241,6 +250,9 @@ def train(
     init: Path | None = None,
     resume: str | None = None,
     output: Path | None = None,
+    changes: Annotated[
+        tuple[str, ...], Parameter(name="--set", negative="", consume_multiple=False)
+    ] = (),
     talk: Talk = Talk(),
 ) -> int:
     """Train one of the networks.
@@ -257,11 +269,18 @@ def train(
         "latest" or the path of a checkpoint to go on from.
     output
         Folder for checkpoints and logs; the recipe names one otherwise.
+    changes
+        One field of the recipe as TABLE.FIELD=VALUE; may be repeated.
     """
     talk.set_up(logging.INFO)
+    from .train.config import parse_override
     from .train.run import train as run
 
-    run(task, config, init=init, resume=resume, output=output)
+    overrides: dict[str, dict[str, Any]] = {}
+    for text in changes:
+        table, name, value = parse_override(text)
+        overrides.setdefault(table, {})[name] = value
+    run(task, config, init=init, resume=resume, output=output, overrides=overrides)
     return 0
 
 
@@ -348,23 +367,48 @@ class Bar:
             self._progress.update(self._task, completed=done, total=total)
 
 
-def main(tokens: Sequence[str] | None = None) -> int:
-    """Runs one command and gives its exit status: 0, 1 (failed), 2 (usage) or 130 (interrupted)."""
-    started = time.monotonic()
+@contextlib.contextmanager
+def _clean_end() -> Generator[None]:
+    """While it lasts SIGTERM is an exception, so that half-written files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python sets handlers in the main thread only
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        status = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Runs one command and gives its exit status.
+
+    0: done. 1: something failed, maybe one picture of many. 2: a command or option is wrong, as
+    told before any work. 130: interrupted by Ctrl-C. 143: ended by SIGTERM, as SystemExit.
+    """
+    started = time.monotonic()
+    words = sys.argv[1:] if tokens is None else tokens
+    try:
+        # training has its own way to end on a signal: it saves a checkpoint
+        with contextlib.nullcontext() if list(words[:1]) == ["train"] else _clean_end():
+            status = app(
+                words, exit_on_error=False, print_error=False, result_action="return_value"
+            )
     except CycloptsError as error:
         print(f"error: {error}\nTry: addsr --help", file=sys.stderr)
         return USAGE
     except AddsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
+        _say(f"error: {error}", sys.stderr)
+        return USAGE if isinstance(error, OptionError) else FAILED
     except KeyboardInterrupt:
         print("interrupted; nothing half-written was left", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # the reader of a pipe went away (`addsr doctor | head`); keep Python's exit quiet
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)  # the reader went away, as in `addsr doctor | head`
         return 0
     log.debug("took %.1f s", time.monotonic() - started)
     return status if isinstance(status, int) else 0

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("addsr", "torch", "numpy", "pillow", "safetensors", "huggingface_hub")
+from .errors import OptionError
+from .settings import read_settings
+
+_PACKAGES = (
+    "addsr", "torch", "numpy", "pillow", "safetensors", "huggingface_hub", "cyclopts", "rich",
+    "accelerate", "tensorboard",
+)  # fmt: skip
+_VARIABLES = ("ADDSR_MODEL", "ADDSR_DEVICE", "ADDSR_DTYPE", "ADDSR_MEMORY")
 
 
 def examine() -> dict[str, Any]:
-    """Versions, torch build, devices, bf16 support, memory and models, as plain values."""
+    """Versions, torch build, devices, memory, settings and models, as plain values."""
     import torch
 
     from .engines.device import (
         DEVICES,
-        choose_device,
-        choose_dtype,
         free_host_memory,
         free_memory,
         has_bf16,
@@ -27,7 +34,6 @@ def examine() -> dict[str, Any]:
     from .models.hub import find_models
     from .models.registry import MODELS
 
-    device = choose_device()
     devices: dict[str, Any] = {}
     for kind in DEVICES:
         if is_present(kind):
@@ -49,10 +55,8 @@ def examine() -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
         "devices": devices,
-        "auto": {
-            "device": str(device),
-            "dtype": str(choose_dtype("auto", device)).removeprefix("torch."),
-        },
+        "variables": {name: os.environ.get(name) for name in _VARIABLES},
+        "used": _used(),
         "memory_gib": {
             "total": round(total_host_memory() / 2**30, 2),
             "free": round(free_host_memory() / 2**30, 2),
@@ -70,6 +74,28 @@ def examine() -> dict[str, Any]:
     }
 
 
+def _used() -> dict[str, str]:
+    """What a command without options would run with; why it could not, where a variable is wrong.
+
+    A doctor that stopped at the first wrong setting would help nobody to find it.
+    """
+    from .engines.device import choose_device, choose_dtype
+    from .models.registry import MODELS
+
+    try:
+        settings = read_settings()
+        device = choose_device(settings.device)
+        dtype = choose_dtype(settings.dtype, device)
+    except OptionError as error:
+        return {"error": str(error)}
+    known = settings.model in MODELS or Path(settings.model).is_file()
+    return {
+        "model": settings.model if known else f"{settings.model} (no such file)",
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
 def print_table(facts: dict[str, Any]) -> None:
     """`examine`'s facts as a table on standard output."""
     from rich.console import Console
@@ -81,14 +107,16 @@ def print_table(facts: dict[str, Any]) -> None:
     table.add_row("python", f"{facts['python']} ({sys.executable})")
     table.add_row("system", facts["system"])
     for name, number in facts["packages"].items():
-        table.add_row(name, number or "not installed as a package")
+        table.add_row(name, number or "not installed")
     build = facts["torch_build"]
     extras = [f"{k} {build[k]}" for k in ("cuda", "hip") if build[k]] or ["CPU only"]
     table.add_row("torch build", f"{', '.join(extras)}, {build['threads']} threads")
     for kind, device in facts["devices"].items():
         bf16 = "bf16 instructions" if device["bf16"] else "no bf16 instructions"
         table.add_row(f"device {kind}", f"{device['name']}, {bf16}, {device['free_gib']} GiB free")
-    table.add_row("used for auto", f"{facts['auto']['device']}, {facts['auto']['dtype']}")
+    for name, value in facts["variables"].items():
+        table.add_row(name, value or "not set")
+    table.add_row("used", ", ".join(facts["used"].values()))
     memory = facts["memory_gib"]
     table.add_row("main memory", f"{memory['free']} of {memory['total']} GiB free")
     for name, model in facts["models"].items():
@@ -111,4 +139,14 @@ def _device_name(kind: str) -> str:
         return torch.cuda.get_device_name()
     if kind == "xpu":
         return torch.xpu.get_device_name()
-    return platform.processor() or platform.machine()
+    return _cpu_name() or platform.processor() or platform.machine()
+
+
+def _cpu_name() -> str | None:
+    """As Linux states it; Python's own answer there is the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else None

@@ -11,7 +11,8 @@ AddsrError
 └── TrainingError       training cannot go on, say after a NaN; the last good checkpoint is kept
 
 Each message names the field, the value and the remedy. The command line prints the message
-alone and exits with status 1; Python callers catch `AddsrError` or one of its branches.
+alone and exits with status 1, after an `OptionError` with 2; Python callers catch `AddsrError` or
+one of its branches.
 """
 
 from __future__ import annotations

@@ -110,7 +110,11 @@ class Upscaler:
             raise OptionError(f"color: {color!r} is unknown; use one of {', '.join(_COLORS)}")
         where = choose_device(device or settings.device)
         number = choose_dtype(dtype or settings.dtype, where)
-        loaded = model if isinstance(model, Model) else load_model(model or settings.model)
+        # loaded in the type of its use: an fp32 engine on a CPU keeps the file's fp16 weights
+        kept = None if where.type == "cpu" and number == torch.float32 else number
+        loaded = (
+            model if isinstance(model, Model) else load_model(model or settings.model, dtype=kept)
+        )
         self.info = loaded.info
         self.steps = self.info.check_steps(steps)
         self.fidelity = self.info.check_fidelity(fidelity)

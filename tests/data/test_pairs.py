@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from addsr.data.pairs import make_pairs
+from addsr.data.spec import DegradationSpec, Preset
 from addsr.errors import ConfigError, InputError, OptionError, OutputError
 
 
@@ -35,7 +37,8 @@ def test_every_picture_gives_a_cropped_hr_and_a_lr_a_quarter_as_large(tmp_path: 
     summary = make_pairs(tmp_path / "in", tmp_path / "out", "mild", 1)
     assert summary.written == ("a.png", "sub/b.jpg")
     assert summary.skipped == ()
-    assert files(tmp_path / "out") == ["hr/a.png", "hr/sub/b.png", "lr/a.png", "lr/sub/b.png"]
+    pairs = ["hr/a.png", "hr/sub/b.png", "lr/a.png", "lr/sub/b.png"]
+    assert files(tmp_path / "out") == ["degrade.json", *pairs]
     np.testing.assert_array_equal(read(tmp_path / "out" / "hr" / "a.png"), values[:40, :48])
     assert read(tmp_path / "out" / "lr" / "a.png").shape == (10, 12, 3)
     assert files(tmp_path / "in") == ["a.png", "sub/b.jpg"]
@@ -70,8 +73,9 @@ def test_bad_pictures_are_named_and_the_rest_is_done(
     assert summary.written == ("good.png",)
     assert [name for name, _ in summary.skipped] == ["broken.jpg", "tiny.png"]
     assert "3 x 9 is smaller than scale 4" in summary.skipped[1][1]
-    assert "broken.jpg: cannot be read" in caplog.text
-    assert files(tmp_path / "out") == ["hr/good.png", "lr/good.png"]
+    assert "broken.jpg: cannot be read (not a picture); give .png" in caplog.text
+    assert "0x" not in caplog.text
+    assert files(tmp_path / "out") == ["degrade.json", "hr/good.png", "lr/good.png"]
     assert seen == [(1, 3, "broken.jpg"), (2, 3, "good.png"), (3, 3, "tiny.png")]
 
 
@@ -107,6 +111,44 @@ def test_what_cannot_be_written_is_an_error_and_leaves_nothing_half_done(tmp_pat
     (tmp_path / "out").write_text("a file where a folder should be")
     with pytest.raises(OutputError, match="cannot be written"):
         make_pairs(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(("preset", "seed"), [("strong", 0), ("mild", 1), ({"mild": 1.0}, 0)])
+def test_pairs_of_another_preset_or_seed_are_not_mixed_in(
+    tmp_path: Path, preset: Preset, seed: int
+) -> None:
+    save_photo(tmp_path / "in" / "a.png")
+    out = tmp_path / "out"
+    make_pairs(tmp_path / "in", out, "mild", 0)
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    message = r"holds pairs made with preset mild, seed 0, .*; give another folder, or delete it"
+    with pytest.raises(OutputError, match=message):
+        make_pairs(tmp_path / "in", out, preset, seed)
+    assert {name: (out / name).read_bytes() for name in files(out)} == before
+    make_pairs(tmp_path / "in", out, "mild", 0)
+    assert {name: (out / name).read_bytes() for name in files(out)} == before
+
+
+def test_pairs_without_a_note_of_how_they_were_made_are_not_added_to(tmp_path: Path) -> None:
+    save_photo(tmp_path / "in" / "a.png")
+    save_photo(tmp_path / "out" / "lr" / "old.png")
+    with pytest.raises(OutputError, match=r"holds pairs made nobody knows how, .*another folder"):
+        make_pairs(tmp_path / "in", tmp_path / "out")
+    assert files(tmp_path / "out") == ["lr/old.png"]
+
+
+@pytest.mark.parametrize("preset", [DegradationSpec(), {"mild": 1.0, "strong": 2.0}])
+def test_a_preset_of_ones_own_can_be_run_twice(tmp_path: Path, preset: Preset) -> None:
+    save_photo(tmp_path / "in" / "a.png")
+    for _ in range(2):
+        assert make_pairs(tmp_path / "in", tmp_path / "out", preset, 3).written == ("a.png",)
+    assert json.loads((tmp_path / "out" / "degrade.json").read_text())["seed"] == 3
+
+
+def test_a_long_name_that_can_be_read_can_be_written(tmp_path: Path) -> None:
+    save_photo(tmp_path / "in" / f"{'n' * 245}.png")
+    make_pairs(tmp_path / "in", tmp_path / "out")
+    assert files(tmp_path / "out" / "lr") == [f"{'n' * 245}.png"]
 
 
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -110,6 +112,19 @@ def test_bf16_stays_close_to_fp32() -> None:
     half = Engine(net, CPU, torch.bfloat16).restore(lr, noise)
     assert half.dtype == torch.float32
     assert 0 < float((half - exact).abs().mean()) < 2 / 255
+
+
+def test_fp16_weights_stay_small_and_compute_what_their_fp32_copies_do() -> None:
+    torch.manual_seed(0)
+    halves = CompactNet(TINY).half()
+    lr, noise = torch.rand(1, 3, 16, 16), torch.randn(1, 3, 64, 64)
+    wide = Engine(copy.deepcopy(halves).float(), CPU, torch.float32)
+    engine = Engine(halves, CPU, torch.float32)
+    assert torch.equal(engine.restore(lr, noise, 2), wide.restore(lr, noise, 2))
+    context, expected = engine.context(lr), wide.context(lr)
+    assert context is not None and expected is not None and torch.equal(context, expected)
+    sizes = [sum(p.numel() * p.element_size() for p in e.net.parameters()) for e in (engine, wide)]
+    assert sizes[0] < 0.55 * sizes[1]
 
 
 def test_an_overflow_in_half_precision_is_done_again_in_fp32(

@@ -85,6 +85,54 @@ def test_only_the_first_frame_is_taken_and_that_is_said(
     assert "only the first" in caplog.text
 
 
+def _png16(channels: int) -> bytes:
+    """A PNG of 16 bits per channel, which Pillow reads but writes in grey alone."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 4, 4, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = (b"\0" + struct.pack(">H", 300) * 4 * channels) * 4
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_in_a_file_are_not_lost_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, channels: int
+) -> None:
+    path = tmp_path / "fine.png"
+    path.write_bytes(_png16(channels))
+    read_image(path)
+    assert f"{path}: has 16 bits per channel; the result has 8" in caplog.messages
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_adobe_deflate"])
+def test_a_tiff_of_sixteen_bits_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, compression: str
+) -> None:
+    image = Image.fromarray(np.full((4, 4), 300, np.uint16))
+    image.save(tmp_path / "fine.tif", compression=compression)
+    read_image(tmp_path / "fine.tif")
+    assert "fine.tif: has 16 bits per channel" in caplog.text
+
+
+def test_pictures_of_eight_bits_are_read_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # 16 bits per pixel, five or six for each channel: less than eight, not more
+    head = struct.pack("<2sIHHI", b"BM", 66 + 32, 0, 0, 66)
+    head += struct.pack("<IiiHHIIiiII", 40, 4, 4, 1, 16, 3, 32, 0, 0, 0, 0)
+    (tmp_path / "a.bmp").write_bytes(head + struct.pack("<III", 0xF800, 0x7E0, 0x1F) + bytes(32))
+    for suffix in (".png", ".jpg", ".webp", ".tif"):
+        _photo().save(tmp_path / f"a{suffix}")
+    for path in tmp_path.iterdir():
+        read_image(path)
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("suffix", [*FORMATS, ".PNG"])
 def test_each_suffix_is_written_and_read_back(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"
@@ -132,6 +180,21 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_rubbish(
     with pytest.raises(OutputError, match=r"a\.png: cannot be written .*No space left"):
         write_image(_photo(), path)
     assert path.read_bytes() == b"precious" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("letter", ["n", "ü", "猫"])
+def test_the_longest_name_a_file_can_have_is_written(tmp_path: Path, letter: str) -> None:
+    name = letter * (249 // len(letter.encode())) + ".png"
+    check_output(tmp_path / name)
+    write_image(_photo(), tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_name_that_is_too_long_is_told_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="name is too long; give a shorter one"):
+        check_output(tmp_path / f"{'n' * 300}.png")
+    with pytest.raises(InputError, match="too long"):
+        read_image(tmp_path / f"{'n' * 300}.png")
 
 
 def test_the_result_has_the_users_usual_permissions(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from addsr.errors import InputError
-from addsr.image.kinds import accept
+from addsr.image.kinds import Source, accept
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
 
@@ -91,6 +91,19 @@ def test_sixteen_bit_grey_keeps_its_fine_steps(tmp_path: Path, suffix: str) -> N
     assert picture.layout == "L"
 
 
+def test_sixteen_bits_that_end_as_eight_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    deep = np.full((6, 9, 3), 300, np.uint16)
+    assert _through(deep).dtype == np.uint16
+    accept(Image.fromarray(RGB))
+    assert caplog.messages == []
+    accept(Image.fromarray(deep[:, :, 0]))
+    assert caplog.messages == ["image: has 16 bits per channel; the result has 8"]
+    caplog.clear()
+    picture = accept(deep).pictures[0]  # on its way into a file, as the upscaler sends it there
+    Source([picture], "path", None, 1).sink(picture, 6, 9)
+    assert caplog.messages == ["image: has 16 bits per channel; the result has 8"]
+
+
 def test_float_files_are_read_in_their_own_range(tmp_path: Path) -> None:
     values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
     Image.fromarray(values).save(tmp_path / "f.tif")
@@ -101,8 +114,18 @@ def test_float_files_are_read_in_their_own_range(tmp_path: Path) -> None:
     ("image", "message"),
     [
         (RGB.astype(np.float32), "run from .* must lie in .*divide 8-bit values by 255"),
-        (np.full((4, 4, 3), np.nan, np.float32), "must lie in"),
-        (RGB.astype(np.int64), "array of int64 cannot be used; give uint8"),
+        (np.full((4, 4, 3), np.nan, np.float32), "holds NaN or infinity; look where"),
+        (torch.tensor([0.5, float("inf")]).view(1, 1, 1, 2), "holds NaN or infinity"),
+        (
+            RGB.astype(np.float32) / 127.5 - 1,
+            r"must lie in \[0, 1\] \(\(x \+ 1\) / 2 for values in",
+        ),
+        (
+            RGB.astype(np.int64),
+            r"array of int64 cannot be used; give uint8.*astype\(np.uint8\) does",
+        ),
+        (RGB > 127, r"array of bool cannot be used.*astype\(np.float32\) makes 0 and 1"),
+        (torch.ones(1, 3, 4, 4, dtype=torch.bool), r"tensor.float\(\) makes 0 and 1"),
         (RGB.transpose(2, 0, 1), r"shape \(3, 6, 9\) cannot be used; give \(H, W, 3\)"),
         (np.zeros((0, 4, 3), np.uint8), "has no pixels"),
         (torch.rand(3, 6, 9), "add the batch axis"),

@@ -9,7 +9,7 @@ import torch
 
 from addsr.errors import ModelError
 from addsr.models import hub
-from addsr.models.files import save_weights
+from addsr.models.files import load_weights, save_weights
 from addsr.models.hub import find_models, load_model
 from addsr.nets import CompactConfig, CompactNet
 
@@ -34,8 +34,19 @@ def test_a_file_is_built_into_the_network_it_describes(weights: Path) -> None:
     assert not model.net.training
     torch.manual_seed(0)
     for name, value in CompactNet(TINY).state_dict().items():
-        torch.testing.assert_close(model.net.state_dict()[name], value.half().float())
+        assert torch.equal(model.net.state_dict()[name], value.half().float())
     assert next(load_model(weights, dtype=torch.bfloat16).net.parameters()).dtype == torch.bfloat16
+
+
+def test_fp16_weights_can_stay_in_fp16_and_outlive_their_file(weights: Path) -> None:
+    stored, _ = load_weights(weights)
+    expected = {name: value.clone() for name, value in stored.items()}
+    del stored
+    net = load_model(weights, dtype=None).net
+    weights.write_bytes(bytes(weights.stat().st_size))
+    for name, value in net.state_dict().items():
+        assert value.dtype == torch.float16 and torch.equal(value, expected[name])
+    assert all(p.requires_grad for p in net.parameters())
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
@@ -69,6 +80,41 @@ def test_weights_that_do_not_fit_are_told(tmp_path: Path) -> None:
     save_weights(path, CompactNet(TINY).state_dict(), {"kind": "compact", "config": wrong})
     with pytest.raises(ModelError, match=r"odd\.safetensors: the weights do not fit"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"widths": [32, 32]}, {"widths": "abc"}, {"widths": [-1, 32, 32]}, {"depths": [1.5, 1, 1]},
+     {"colour": 1}, {"widths": [10**30] * 3}],
+)  # fmt: skip
+def test_a_config_no_network_can_be_built_from_is_told(
+    tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    path = tmp_path / "odd.safetensors"
+    config = {**TINY.to_dict(), **wrong}
+    save_weights(path, CompactNet(TINY).state_dict(), {"kind": "compact", "config": config})
+    with pytest.raises(ModelError, match=r"odd\.safetensors: config of .* is not understood"):
+        load_model(path)
+
+
+def test_a_config_that_is_a_list_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    save_weights(path, CompactNet(TINY).state_dict(), {"kind": "compact", "config": [1]})
+    with pytest.raises(
+        ModelError, match=r"odd\.safetensors: config of .*must be a table of fields"
+    ):
+        load_model(path)
+
+
+@pytest.mark.parametrize("place", ["weights/net-ema.safetensors", "net-ema.safetensors"])
+def test_a_folder_of_training_names_the_file_in_it(
+    weights: Path, tmp_path: Path, place: str
+) -> None:
+    trained = tmp_path / "runs" / "student" / place
+    trained.parent.mkdir(parents=True)
+    weights.rename(trained)
+    with pytest.raises(ModelError, match=rf"student' is a folder of training; give '.*{place}'"):
+        load_model(tmp_path / "runs" / "student")
 
 
 def test_a_text_file_is_no_model(tmp_path: Path) -> None:

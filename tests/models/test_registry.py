@@ -24,6 +24,10 @@ def test_defaults_are_among_what_is_allowed() -> None:
         assert info.check_fidelity(None) == info.default_fidelity
 
 
+def test_the_steps_are_those_of_the_schedule() -> None:
+    assert COMPACT.steps == tuple(LEVELS)
+
+
 def test_compact_states_what_its_network_is() -> None:
     assert (COMPACT.scale, COMPACT.multiple) == (CompactNet.scale, CompactNet.multiple)
 
@@ -51,10 +55,37 @@ def test_a_file_may_change_its_own_facts_and_nothing_else() -> None:
     assert info.halo == COMPACT.halo and info.licence == "not stated"
 
 
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ('{"steps": [3], "default_steps": 3}', r"steps = \[3\] .* some of \(1, 2, 4\)"),
+        ('{"steps": []}', r"steps = \[\] is not allowed"),
+        ('{"steps": 4}', "steps = 4 is not allowed"),
+        ('{"steps": [true]}', r"steps = \[True\] is not allowed"),
+        ('{"steps": [2, 4]}', r"default_steps = 1 .* one of the steps \[2, 4\]"),
+        ('{"default_steps": "1"}', "default_steps = '1' is not allowed"),
+        ('{"default_color": "pink"}', "default_color = 'pink' .* one of wavelet, adain, none"),
+        ('{"default_fidelity": 1.5}', "default_fidelity = 1.5 .* a number from 0 to 1"),
+        ('{"default_fidelity": NaN}', "default_fidelity = nan is not allowed"),
+        ('{"default_fidelity": "1"}', "default_fidelity = '1' is not allowed"),
+        ('{"fidelity_drives": 1}', "fidelity_drives = 1 .* a text, or null"),
+        ("[1]", r"info = \[1\] .* a table of fields"),
+        ("[]", r"info = \[\] is not allowed"),
+        ("{", "its info entry is no JSON"),
+    ],
+)
+def test_a_file_with_facts_that_cannot_be_names_them(own: str, message: str) -> None:
+    with pytest.raises(ModelError, match=rf"^a\.safetensors: .*{message}"):
+        info_for_file("a.safetensors", {"kind": "compact", "info": own}, 1.0)
+
+
 def test_a_wider_network_is_planned_with_more_memory() -> None:
     wide = {"kind": "compact", "config": {"decoder_widths": [192, 128, 128]}}
     info = info_for_file("wide", wide, 1.0)
     assert info.tile_bytes_per_pixel == 2 * COMPACT.tile_bytes_per_pixel
+    for widths in (["a", "b", "c"], [10**400] * 3, [True, 1, 1]):
+        odd = {"kind": "compact", "config": {"decoder_widths": widths}}
+        assert info_for_file("odd", odd, 1.0).tile_bytes_per_pixel == COMPACT.tile_bytes_per_pixel
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from addsr.errors import ModelError
-from addsr.nets import CompactConfig, CompactNet, Discriminator, build
-from addsr.nets.blocks import ResBlock, shuffle_conv
+from addsr.nets import CompactConfig, CompactNet, Discriminator, build, compact
+from addsr.nets.blocks import Norm, ResBlock, in_strips, shuffle_conv
 from addsr.nets.compact import enlarge
 
 TINY = CompactConfig(
@@ -102,6 +102,39 @@ def test_the_context_changes_the_picture() -> None:
         assert (net(x, t, lr) - net(x, t, lr, context=own + 1)).abs().mean() > 1e-4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("norm", ["plain", "group"])
+def test_inference_in_strips_and_in_place_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, norm: Norm
+) -> None:
+    net = _shaken(CompactConfig(**{**TINY.to_dict(), "decoder_depth": 2, "decoder_norm": norm}))
+    net = net.to(dtype)
+    inputs = torch.randn(2, 3, 224, 96), torch.ones(2), torch.rand(2, 3, 56, 24)
+    kept = [x.clone() for x in inputs]
+    sizes: list[int] = []
+    net.decoder.up1.register_forward_hook(lambda _m, x, _y: sizes.append(x[0].shape[-2]))
+    monkeypatch.setattr(compact, "_STRIP_NUMBERS", 1)
+    with torch.no_grad():
+        whole = net(*inputs)
+    with torch.inference_mode():
+        stripped = net(*inputs)
+    # strips of 12 rows, with 3 rows more at each cut; group norm needs the whole picture
+    assert sizes == ([56, 15, 18, 18, 18, 11] if norm == "plain" else [56, 56])
+    # kernels may add up in another order for another size
+    limit = 1e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(stripped, whole, atol=limit, rtol=0)
+    assert all(torch.equal(a, b) for a, b in zip(inputs, kept, strict=True))
+
+
+def test_a_strip_with_too_little_halo_would_show() -> None:
+    layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+    x = torch.rand(1, 1, 11, 5)
+    with torch.no_grad():
+        exact = in_strips(layer, x, scale=1, halo=1, rows=4)
+        torch.testing.assert_close(exact, layer(x))
+        assert (in_strips(layer, x, scale=1, halo=0, rows=4) - layer(x)).abs().max() > 1e-3
+
+
 def test_group_norm_would_depend_on_the_cut() -> None:
     config = CompactConfig(**{**TINY.to_dict(), "norm": "group"})
     assert _change_far_from_cut(config) > 1e-4
@@ -141,3 +174,14 @@ def test_a_network_is_rebuilt_from_its_stored_configuration() -> None:
         build("huge", {})
     with pytest.raises(ModelError, match="not understood"):
         build("compact", {"colour": 3})
+
+
+def test_a_compiled_network_is_one_graph() -> None:
+    torch.manual_seed(0)
+    net = CompactNet(TINY)
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    inputs = torch.randn(1, 3, 32, 32), torch.ones(1), torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(*inputs), net(*inputs))
+    compiled(*inputs).sum().backward()
+    assert all(p.grad is not None for p in net.decoder.stage2.parameters())

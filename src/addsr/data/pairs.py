@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -51,6 +53,7 @@ def make_pairs(
     where two pictures differ in their suffix only, NAME keeps it (`cat.jpg.png`). Each file's
     randomness comes from `seed` and its relative name, so other files change nothing. A pair
     appears whole, LR first, or not at all; a picture that cannot be used is named and left out.
+    `out/degrade.json` keeps how the pairs were made, and pairs made otherwise are never mixed in.
 
     Args:
         hr_folder: searched recursively.
@@ -64,7 +67,7 @@ def make_pairs(
 
     Raises:
         InputError: `hr_folder` is no folder or holds no picture.
-        OutputError: `out` overlaps with `hr_folder` or cannot be written.
+        OutputError: `out` overlaps with `hr_folder`, holds other pairs or cannot be written.
         OptionError: `scale` is below 1; ConfigError: an unknown preset.
     """
     source, target = Path(hr_folder), Path(out)
@@ -77,6 +80,7 @@ def make_pairs(
     names = _outputs(source)
     if not names:
         raise InputError(f"{source}: no pictures; give a folder with {', '.join(SUFFIXES)} files")
+    _claim(target, {"preset": _plain(preset), "seed": seed, "scale": scale})
     written: list[str] = []
     skipped: list[tuple[str, str]] = []
     for done, (name, output) in enumerate(names.items(), start=1):
@@ -123,6 +127,37 @@ def _check_apart(source: Path, target: Path) -> None:
             )
 
 
+def _plain(preset: Preset) -> Any:
+    """`preset` in the types of JSON."""
+    if isinstance(preset, str):
+        return preset
+    values = dict(preset) if isinstance(preset, Mapping) else asdict(preset)
+    return json.loads(json.dumps(values))  # tuples become lists, as they will be read back
+
+
+def _claim(target: Path, facts: dict[str, Any]) -> None:
+    """Notes in `target` how its pairs are made; OutputError where it holds pairs made otherwise."""
+    note = target / "degrade.json"
+    try:
+        known = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = None  # none yet; what else is wrong with the folder, writing tells below
+    sides = [side for side in (target / "hr", target / "lr") if side.is_dir()]
+    if known != facts and any(any(side.iterdir()) for side in sides):
+        stated = cast("dict[str, Any]", known) if isinstance(known, dict) else {}
+        made = f"with {_words(stated)}" if stated else "nobody knows how"
+        raise OutputError(
+            f"{target}: holds pairs made {made}, these would be made with {_words(facts)}; "
+            "give another folder, or delete it"
+        )
+    text = json.dumps(facts, indent=2) + "\n"
+    _write(note, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _words(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
 def _read_hr(path: Path, name: str, scale: int, max_pixels: int) -> np.ndarray:
     picture = decode_picture(read_picture(path), name, max_pixels)
     height, width = (side // scale * scale for side in picture.shape[:2])
@@ -143,11 +178,16 @@ def _to_array(x: Tensor) -> np.ndarray:
 
 
 def _write_png(picture: np.ndarray, path: Path) -> None:
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
+    _write(path, lambda temporary: Image.fromarray(picture).save(temporary, format="PNG"))
+
+
+def _write(path: Path, save: Callable[[Path], object]) -> None:
+    # 40 letters are at most 160 bytes: a name that just fits has room for what is put around it
+    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            Image.fromarray(picture).save(temporary, format="PNG")
+            save(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

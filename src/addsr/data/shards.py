@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from addsr.errors import InputError
@@ -118,6 +118,10 @@ def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.n
             return np.asarray(image.convert("RGB"))
     except InputError:
         raise
+    except UnidentifiedImageError as error:  # its own text names a buffer that nobody knows
+        raise InputError(
+            f"{name}: cannot be read (not a picture); give {', '.join(SUFFIXES)}"
+        ) from error
     except Exception as error:  # decoders fail in many ways on damaged data
         raise InputError(f"{name}: cannot be read ({error}); copy or download it again") from error
 

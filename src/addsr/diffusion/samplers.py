@@ -36,12 +36,13 @@ def sample_addsr(
         levels: falling noise levels, the first is 1 (`schedule.LEVELS`).
         on_step: called with the step's index and its clamped x0.
     """
-    base = F.interpolate(lr, size=noise.shape[-2:], mode="bilinear", align_corners=False)
-    x_t, condition, x0 = noise, None, base
+    x_t, condition, x0 = noise, None, noise
     for k, level in enumerate(levels):
         if k > 0:
             x_t = (1 - level) * (x0 * 2 - 1) + level * noise
+            base = F.interpolate(lr, size=noise.shape[-2:], mode="bilinear", align_corners=False)
             condition = psr_weight * x0 + (1 - psr_weight) * base
+            del base  # not kept while the model runs
         t = torch.full((len(lr),), level, device=lr.device)
         x0 = model(x_t, t, lr, condition, fidelity).float().clamp(0, 1)
         if on_step is not None:

@@ -25,7 +25,7 @@ def choose_device(device: str = "auto") -> torch.device:
         found = [name for name in ("cuda", "xpu", "mps") if is_present(name)]
         return torch.device(found[0] if found else "cpu")
     kind, _, index = device.partition(":")
-    if kind not in DEVICES or (index and not index.isdigit()):
+    if kind not in DEVICES or (index and not index.isdecimal()):
         raise OptionError(f"device: {device!r} is unknown; use auto, {', '.join(DEVICES)}")
     too_many = kind == "cuda" and index and int(index) >= torch.cuda.device_count()
     if not is_present(kind) or too_many:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
+import stat
 import struct
 import warnings
 import zlib
@@ -53,6 +55,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     with _opened(Path(path), max_pixels) as image:
         if getattr(image, "n_frames", 1) > 1:
             log.warning("%s: has several frames; only the first is used", path)
+        warn_of_depth(image, str(path))
         load(image, str(path))
         return upright(image)
 
@@ -69,7 +72,7 @@ def read_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
 
 @contextlib.contextmanager
 def _opened(path: Path, max_pixels: int) -> Generator[Image.Image]:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: is a folder; give picture files, for example {path}/*.jpg")
     try:
         with warnings.catch_warnings():
@@ -103,6 +106,18 @@ def load(image: Image.Image, name: str) -> None:
 
 def _damaged(name: str, error: BaseException) -> str:
     return f"{name}: is damaged or cut short ({error}); copy or download it again"
+
+
+def warn_of_depth(image: Image.Image, name: str) -> None:
+    """Says so where an opened picture, not yet decoded, has 16 bits: results of its kind have 8."""
+    # Pillow decodes 16-bit colour into its 8-bit modes; what stands in the file only the
+    # decoder's settings tell, and those are gone once the picture is loaded
+    found: list[Any] = [image.mode]
+    for tile in getattr(image, "tile", []):
+        found.append(tile[3] if isinstance(tile[3], str) else (tile[3] or ("",))[0])
+    # BGR;16 is BMP's 16 bits for all three channels together
+    if any(";16" in str(mode) and mode != "BGR;16" for mode in found):
+        log.warning("%s: has 16 bits per channel; the result has 8", name)
 
 
 def check_pixels(name: str, width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
@@ -202,15 +217,21 @@ def _on_white(image: Image.Image) -> Image.Image:
 @contextlib.contextmanager
 def _temporary(path: Path) -> Generator[Path]:
     """A fresh empty file beside `path`, removed at the end if it is still there."""
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; give the name of a file")
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
+    # 40 letters are at most 160 bytes: a name that just fits has room for what is put around it
+    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.part"
     try:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(path.stat().st_mode):
+                raise OutputError(f"{path}: is a folder; give the name of a file")
         # not tempfile: its files are private, and the result should follow the user's umask
         temporary.open("xb").close()
+    except OutputError:
+        raise
     except FileNotFoundError as error:
         raise OutputError(f"{path}: folder {path.parent} does not exist; create it") from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OutputError(f"{path}: name is too long; give a shorter one") from error
         raise OutputError(
             f"{path}: folder {path.parent} cannot be written ({error.strerror}); choose another"
         ) from error

@@ -7,8 +7,10 @@ Accepted: a path, a PIL image, an array `(H, W)` or `(H, W, 1..4)` of uint8, uin
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -19,7 +21,9 @@ from torch import Tensor
 
 from addsr.errors import InputError
 
-from .io import MAX_PIXELS, check_pixels, load, read_image, upright
+from .io import MAX_PIXELS, check_pixels, load, read_image, upright, warn_of_depth
+
+log = logging.getLogger(__name__)
 
 Layout = Literal["L", "LA", "RGB", "RGBA"]
 _LAYOUTS: dict[int, Layout] = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -34,6 +38,8 @@ class Picture:
     alpha: Tensor | None
     """float32 `(1, 1, H, W)` in [0, 1], None for opaque layouts."""
     layout: Layout
+    bits: int = 8
+    """Per channel of an array of whole numbers; of files and PIL images `accept` tells itself."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -68,6 +74,8 @@ class Source:
         profile: Any = self.original.info.get("icc_profile") if self.kind == "pil" else None
         if self.kind == "path":
             profile = self.original
+        if picture.bits > 8:  # an array on its way into a file
+            log.warning("image: has %d bits per channel; the result has 8", picture.bits)
         return PilSink(picture.layout, height, width, profile)
 
     def join(self, results: Sequence[Any]) -> Any:
@@ -87,6 +95,7 @@ def accept(image: Any, max_pixels: int = MAX_PIXELS) -> Source:
         return Source([from_pil(opened)], "path", profile, 1)
     if isinstance(image, Image.Image):
         check_pixels("image", image.width, image.height, max_pixels)
+        warn_of_depth(image, "image")
         load(image, "image")
         turned = upright(image)
         turned.info["icc_profile"] = _profile(turned)
@@ -152,10 +161,16 @@ def from_array(array: np.ndarray, max_pixels: int = MAX_PIXELS) -> Picture:
     check_pixels("image", shape[1], shape[0], max_pixels)
     values = array if array.ndim == 3 else array[:, :, None]
     if array.dtype.name in ("uint8", "uint16"):
-        return _picture(values.astype(np.float32) / np.iinfo(array.dtype).max)
+        picture = _picture(values.astype(np.float32) / np.iinfo(array.dtype).max)
+        return replace(picture, bits=8 * array.dtype.itemsize)
     if not np.issubdtype(array.dtype, np.floating):
+        way = (
+            "array.astype(np.float32) makes 0 and 1 of it"
+            if array.dtype == np.bool_
+            else "array.astype(np.uint8) does for values from 0 to 255"
+        )
         raise InputError(
-            f"image: an array of {array.dtype} cannot be used; give uint8, uint16 or floats"
+            f"image: an array of {array.dtype} cannot be used; give uint8, uint16 or floats ({way})"
         )
     return _picture(_checked(torch.from_numpy(values.astype(np.float32))).numpy())
 
@@ -168,8 +183,14 @@ def from_tensor(tensor: Tensor, max_pixels: int = MAX_PIXELS) -> list[Picture]:
         raise InputError(f"image: tensor shape {shape} cannot be used; give (B, 3, H, W){hint}")
     check_pixels("image", shape[3], shape[2], max_pixels)
     if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
+        way = (
+            "tensor.float() makes 0 and 1 of it"
+            if tensor.dtype == torch.bool
+            else "tensor.to(torch.uint8) does for values from 0 to 255"
+        )
         raise InputError(
-            f"image: a tensor of {tensor.dtype} cannot be used; give uint8 or floats in [0, 1]"
+            f"image: a tensor of {tensor.dtype} cannot be used; give uint8 or floats in [0, 1] "
+            f"({way})"
         )
     values = tensor.detach().to("cpu", torch.float32)
     values = values / 255 if tensor.dtype == torch.uint8 else _checked(values)
@@ -178,11 +199,17 @@ def from_tensor(tensor: Tensor, max_pixels: int = MAX_PIXELS) -> list[Picture]:
 
 def _checked(values: Tensor) -> Tensor:
     low, high = float(values.min()), float(values.max())
-    # a little outside is what float pipelines produce; 0..255 or -1..1 is a mistake to tell
-    if not (low >= -0.01 and high <= 1.01):
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError(
-            f"image: float values run from {low:.4g} to {high:.4g}; they must lie in [0, 1] "
-            "(divide 8-bit values by 255)"
+            "image: holds NaN or infinity; look where they come from, or replace them "
+            "with numbers in [0, 1]"
+        )
+    # a little outside is what float pipelines produce; 0..255 or -1..1 is a mistake to tell
+    if low < -0.01 or high > 1.01:
+        signed = -1.01 <= low < -0.01 and high <= 1.01
+        way = "(x + 1) / 2 for values in [-1, 1]" if signed else "divide 8-bit values by 255"
+        raise InputError(
+            f"image: float values run from {low:.4g} to {high:.4g}; they must lie in [0, 1] ({way})"
         )
     return values.clamp(0, 1)
 

@@ -83,7 +83,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if metadata.get("format") != FORMAT:
         raise ModelError(f"{path}: metadata format is {metadata.get('format')!r}, not {FORMAT!r}")
     version = metadata.get("format_version", "?")
-    if not version.isdigit() or int(version) > FORMAT_VERSION:
+    if not version.isdecimal() or int(version) > FORMAT_VERSION:
         raise ModelError(
             f"{path}: format_version {version} is newer than {FORMAT_VERSION}; update addsr"
         )

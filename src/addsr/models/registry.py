@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from types import NoneType
+from typing import Any, cast
 
 from addsr.errors import ModelError, OptionError
 
@@ -93,6 +94,7 @@ MODELS: dict[str, ModelInfo] = {COMPACT.name: COMPACT}
 
 _BY_KIND = {COMPACT.kind: COMPACT}
 _PUBLISHED_WIDTHS = (192, 128, 64)
+_COLORS = ("wavelet", "adain", "none")
 _FROM_FILE = ("steps", "default_steps", "fidelity_drives", "default_fidelity", "default_color")
 
 
@@ -103,7 +105,7 @@ def info_for_file(name: str, metadata: dict[str, Any], size_mb: float) -> ModelI
     its JSON) that may set steps, default_steps, fidelity_drives, default_fidelity, default_color.
 
     Raises:
-        ModelError: a kind that cannot upscale, or an `info` entry of the wrong shape.
+        ModelError: a kind that cannot upscale, or an `info` entry that names what is not allowed.
     """
     kind = str(metadata.get("kind", "?"))
     if kind not in _BY_KIND:
@@ -111,15 +113,6 @@ def info_for_file(name: str, metadata: dict[str, Any], size_mb: float) -> ModelI
             f"{name}: holds weights of kind {kind!r}, which does not upscale; "
             f"give a file of kind {', '.join(_BY_KIND)}"
         )
-    own = metadata.get("info") or {}
-    try:
-        own = json.loads(own) if isinstance(own, str) else dict(own)
-        known = {f.name for f in fields(ModelInfo)} & set(_FROM_FILE)
-        changes = {key: own[key] for key in own if key in known}
-        if "steps" in changes:
-            changes["steps"] = tuple(int(n) for n in changes["steps"])
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{name}: its info entry is not understood ({error})") from error
     licence = str(metadata.get("licence", "not stated"))
     published = _BY_KIND[kind]
     base = replace(
@@ -130,7 +123,50 @@ def info_for_file(name: str, metadata: dict[str, Any], size_mb: float) -> ModelI
         description=f"{kind} weights from a file",
         tile_bytes_per_pixel=round(published.tile_bytes_per_pixel * _widening(metadata)),
     )
-    return replace(base, **changes)
+    return replace(base, **_own_facts(name, metadata.get("info", {}), published))
+
+
+def _own_facts(name: str, entry: Any, published: ModelInfo) -> dict[str, Any]:
+    """What the `info` entry of a file changes, checked."""
+    try:
+        own = json.loads(entry) if isinstance(entry, str) else entry
+    except ValueError as error:
+        raise ModelError(f"{name}: its info entry is no JSON ({error})") from error
+    if not isinstance(own, dict):
+        raise ModelError(f"{name}: info = {own!r} is not allowed; it must be a table of fields")
+    own = cast("dict[str, Any]", own)
+    facts = {field: own.get(field, getattr(published, field)) for field in _FROM_FILE}
+    steps, fidelity = facts["steps"], facts["default_fidelity"]
+    is_list = isinstance(steps, (list, tuple)) and bool(steps)
+    rules = {
+        "steps": (
+            is_list and all(_is_whole(n) and n in published.steps for n in steps),
+            f"a list of some of {published.steps}",
+        ),
+        "default_steps": (
+            is_list and _is_whole(facts["default_steps"]) and facts["default_steps"] in steps,
+            f"one of the steps {steps}",
+        ),
+        "fidelity_drives": (
+            isinstance(facts["fidelity_drives"], (str, NoneType)),
+            "a text, or null where there is no such knob",
+        ),
+        "default_fidelity": (
+            (_is_whole(fidelity) or isinstance(fidelity, float)) and 0 <= fidelity <= 1,
+            "a number from 0 to 1",
+        ),
+        "default_color": (facts["default_color"] in _COLORS, f"one of {', '.join(_COLORS)}"),
+    }
+    for field, (is_allowed, allowed) in rules.items():
+        if not is_allowed:
+            raise ModelError(
+                f"{name}: info.{field} = {facts[field]!r} is not allowed; it must be {allowed}"
+            )
+    return {**facts, "steps": tuple(steps)}
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _widening(metadata: dict[str, Any]) -> float:
@@ -139,4 +175,6 @@ def _widening(metadata: dict[str, Any]) -> float:
     widths = config.get("decoder_widths") if isinstance(config, dict) else None
     if not isinstance(widths, (list, tuple)) or len(widths) != len(_PUBLISHED_WIDTHS):
         return 1.0
+    if not all(_is_whole(width) and width < 1 << 20 for width in widths):
+        return 1.0  # no network can be built of these; `nets.build` tells
     return max(1.0, *(w / p for w, p in zip(widths, _PUBLISHED_WIDTHS, strict=True)))

@@ -7,7 +7,7 @@ a PIL picture or a training loss.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -40,7 +40,7 @@ def tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def build(kind: str, config: dict[str, Any]) -> nn.Module:
+def build(kind: str, config: object) -> nn.Module:
     """A freshly initialised network of `kind`, from the plain dictionary stored beside its weights.
 
     Raises:
@@ -49,10 +49,14 @@ def build(kind: str, config: dict[str, Any]) -> nn.Module:
     if kind not in _KINDS:
         raise ModelError(f"kind: {kind!r} is unknown; this version knows {', '.join(_KINDS)}")
     config_type, net_type = _KINDS[kind]
+    if not isinstance(config, dict):  # it comes from a file
+        raise ModelError(f"config of kind {kind!r} is {config!r}; it must be a table of fields")
     try:
-        parsed = config_type(**tuples(config))
-    except TypeError as error:
+        return net_type(config_type(**tuples(cast("dict[str, Any]", config))))
+    # what torch and Python say of widths that are no widths, too few or too many
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"config of kind {kind!r} is not understood ({error}); update addsr"
+            f"config of kind {kind!r} is not understood ({reason}); "
+            "update addsr or fetch the file again"
         ) from error
-    return net_type(parsed)

@@ -8,13 +8,15 @@ because the choice was made by measurement (docs/training-log.md).
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Norm = Literal["channel", "plain", "group", "none"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
 
 
 class ChannelNorm(nn.Module):
@@ -63,12 +65,17 @@ class ResBlock(nn.Module):
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        h = self.norm2(self.conv1(F.silu(self.norm1(x))))
+        # in place, x and two more of its size are alive at most
+        spare = may_overwrite()
+        h = self.norm1(x)
+        h = self.conv1(F.silu(h, inplace=spare and h is not x))
+        h = self.norm2(h)
         if self.time is not None and time is not None:
             scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)
-            h = h * (1 + scale) + shift
-        h = self.conv2(F.silu(h))
-        return h + (x if self.shortcut is None else self.shortcut(x))
+            h = h.mul_(1 + scale).add_(shift) if spare else h * (1 + scale) + shift
+        h = self.conv2(F.silu(h, inplace=spare))
+        x = x if self.shortcut is None else self.shortcut(x)
+        return h.add_(x) if spare else h + x
 
 
 class GlobalAttention(nn.Module):
@@ -108,6 +115,36 @@ class TimeEmbedding(nn.Module):
         angle = t.float()[:, None] * 1000 * torch.exp(rank * (-math.log(10000) / half))
         wave = torch.cat([angle.cos(), angle.sin()], dim=1)
         return self.mlp(wave.to(next(self.parameters()).dtype))
+
+
+def may_overwrite() -> bool:
+    """Whether nothing will be differentiated, so that layers may work in place and in strips.
+
+    Compiled code, which is training's, takes the plain path: it cannot ask for inference mode.
+    """
+    return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+
+
+def in_strips(
+    layers: Callable[[Tensor], Tensor], x: Tensor, *, scale: int, halo: int, rows: int
+) -> Tensor:
+    """`layers(x)` for `x` `(B, C, H, W)`, computed from strips of `rows` rows to save memory.
+
+    Exact where a row of the result, `scale` times as large as `x`, depends on no more than `halo`
+    rows of `x` above and below it: each strip is given these and loses them again.
+    """
+    height = x.shape[-2]
+    out: Tensor | None = None
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        first = max(top - halo, 0)
+        strip = layers(x[..., first : min(bottom + halo, height), :])
+        if out is None:
+            out = strip.new_empty(*strip.shape[:2], height * scale, strip.shape[-1])
+        inner = strip[..., (top - first) * scale : (bottom - first) * scale, :]
+        out[..., top * scale : bottom * scale, :] = inner
+    assert out is not None
+    return out
 
 
 def shuffle_conv(channels_in: int, channels: int, kernel: int = 1) -> nn.Conv2d:

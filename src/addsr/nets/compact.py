@@ -16,7 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import GlobalAttention, Norm, ResBlock, TimeEmbedding, make_norm, shuffle_conv
+from .blocks import (
+    NORMS,
+    GlobalAttention,
+    Norm,
+    ResBlock,
+    TimeEmbedding,
+    in_strips,
+    make_norm,
+    may_overwrite,
+    shuffle_conv,
+)
+
+_STRIP_NUMBERS = 1 << 20
+"""Numbers in a strip of the decoder's last features, halo aside: 4 MB in fp32."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,21 @@ class CompactConfig:
     attention: bool = False
     context_channels: int = 128
     """Width of the picture-wide context encoder; 0 leaves it out."""
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "depths", "decoder_widths"):
+            value: tuple[Any, ...] = getattr(self, name)
+            if len(value) != 3 or not all(type(n) is int and n > 0 for n in value):
+                raise ValueError(f"{name} = {value!r}: give three whole numbers from 1")
+        for name in ("decoder_depth", "time_channels", "lr_channels"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: give a whole number from 1")
+        if self.context_channels < 0 or self.context_channels % 2:
+            raise ValueError(f"context_channels = {self.context_channels!r}: give 0 or an even one")
+        for name in ("norm", "decoder_norm"):
+            if getattr(self, name) not in NORMS:
+                known = ", ".join(NORMS)
+                raise ValueError(f"{name} = {getattr(self, name)!r}: give one of {known}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for the metadata of a weights file."""
@@ -166,7 +194,9 @@ class CompactNet(nn.Module):
         x = torch.cat([F.interpolate(self.up0(x), scale_factor=2.0, mode="nearest"), h0], dim=1)
         for block in self.dec0:
             x = block(x, time)
-        residual = self.decoder(F.silu(self.norm_out(x)), time, lr, fidelity)
+        del h0, h1  # the decoder needs the room
+        x = F.silu(self.norm_out(x))
+        residual = self.decoder(x, time, lr, fidelity)
         # The sum is float32: an 8-bit mantissa would band the smooth parts of the picture.
         return residual.float() * 0.5 + enlarge(lr.float())
 
@@ -199,7 +229,7 @@ class Decoder(nn.Module):
         super().__init__()
         a, b, c = config.decoder_widths
         norm = config.decoder_norm
-
+        self.local = norm != "group"
         time = config.time_channels if config.context_channels else 0
 
         def stage(channels: int) -> nn.ModuleList:
@@ -224,16 +254,25 @@ class Decoder(nn.Module):
         for block in self.stage0:
             x = block(x, time)
         x = F.pixel_shuffle(self.up0(x), 2)  # (B, b, H/4, W/4): the grid of lr
-        skip = self.lr_skip((lr * 2 - 1).to(x.dtype))
         if isinstance(fidelity, Tensor):
             fidelity = fidelity.to(x.dtype).view(-1, 1, 1, 1)
-        x = x + fidelity * skip
+        # the skip has no name, so that its memory is free again in the blocks that follow
+        x = x + fidelity * self.lr_skip((lr * 2 - 1).to(x.dtype))
         for block in self.stage1:
             x = block(x, time)
+        if self.local and x.is_cpu and may_overwrite():
+            # two 3x3 convolutions a block and the last one, on twice as many rows as x has
+            halo = len(self.stage2) + 1
+            rows = max(_STRIP_NUMBERS // (4 * self.out.in_channels * x.shape[-1]), 4 * halo)
+            return in_strips(lambda x: self.finish(x, time), x, scale=4, halo=halo, rows=rows)
+        return self.finish(x, time)
+
+    def finish(self, x: Tensor, time: Tensor) -> Tensor:
+        """The last two enlargements, where most of the memory goes."""
         x = F.pixel_shuffle(self.up1(x), 2)
         for block in self.stage2:
             x = block(x, time)
-        return F.pixel_shuffle(self.out(F.silu(x)), 2)
+        return F.pixel_shuffle(self.out(F.silu(x, inplace=may_overwrite())), 2)
 
 
 def enlarge(lr: Tensor, scale: int = 4) -> Tensor:

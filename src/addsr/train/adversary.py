@@ -87,7 +87,8 @@ class Adversary:
             condition = torch.cat([enlarged[:quarter], enlarged[-quarter:]])
             penalty = self._penalise(both, condition, self.task.randn_like(both))
             total = total + R1_INTERVAL * c.r1_weight * penalty
-            self.penalty = penalty.detach()
+            # cloned: it is logged after later steps have reused a graph's memory
+            self.penalty = penalty.detach().clone()
         head_logits: list[Tensor] = []
         if share:
             jitter = [self.task.randn_like(m) * _HEAD_JITTER for m in (*maps_hr, *maps_x)]
@@ -118,9 +119,7 @@ class Adversary:
         (arXiv 2501.08316)."""
         n = len(picture)
         moved = picture + self.config.r1_sigma * jitter
-        logits, _ = self.net.patches(
-            torch.cat([picture, moved]), torch.cat([enlarged, enlarged])
-        )
+        logits, _ = self.net.patches(torch.cat([picture, moved]), torch.cat([enlarged, enlarged]))
         return _unsteadiness([(q[:n], q[n:]) for q in logits])
 
     def _judge_heads(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from addsr.data.spec import MIXTURES, PRESETS
 from addsr.errors import ConfigError
 
 T = TypeVar("T")
@@ -84,6 +85,8 @@ class DataConfig:
         _require(ok, "data.crop_px", self.crop_px, "a multiple of 64 from 64")
         _require(self.pool >= 2, "data.pool", self.pool, "a number from 2")
         _require(self.reuse >= 1, "data.reuse", self.reuse, "a number from 1")
+        known = (*PRESETS, *MIXTURES)
+        _require(self.mixture in known, "data.mixture", self.mixture, f"one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,9 @@ class OptimConfig:
         _require(ok, "optim.learning_rate", self.learning_rate, "a number in (0, 1]")
         _require(0 <= self.decay_from <= 1, "optim.decay_from", self.decay_from, "0 to 1")
         _require(0 <= self.final <= 1, "optim.final", self.final, "0 to 1")
+        ok = all(0 <= b < 1 for b in self.betas)
+        _require(ok, "optim.betas", self.betas, "two numbers in [0, 1)")
+        _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
         _require(self.clip > 0, "optim.clip", self.clip, "a number above 0")
         _require(self.warmup_steps >= 1, "optim.warmup_steps", self.warmup_steps, "1 or more")
 
@@ -145,6 +151,8 @@ class StudentConfig:
     ta_base: float = 0.5
     ta_growth: float = 2.1
     """Timestep-adaptive weight ta_base * ta_growth**(step index)."""
+    sharpen: float = 0.0
+    """Unsharp masking of the target of the L1 and Haar terms; 0.5 is Real-ESRGAN's amount."""
     l1_weight: float = 0.5
     low_weight: float = 1.0
     haar_weight: float = 0.25
@@ -181,6 +189,7 @@ class StudentConfig:
         _require(0 <= self.psr_weight <= 1, "task.psr_weight", self.psr_weight, "0 to 1")
         ok = 0 < self.perceptual_t[0] <= self.perceptual_t[1] < 1
         _require(ok, "task.perceptual_t", self.perceptual_t, "two numbers that rise, in (0, 1)")
+        _require(self.sharpen >= 0, "task.sharpen", self.sharpen, "0 or more")
         _require(0 <= self.head_share < 1, "task.head_share", self.head_share, "0 to below 1")
         for name in ("discriminator_width", "discriminator_scales"):
             _require(getattr(self, name) >= 1, f"task.{name}", getattr(self, name), "1 or more")
@@ -203,6 +212,13 @@ class FeaturesConfig:
     def __post_init__(self) -> None:
         _require(self.temperature > 0, "task.temperature", self.temperature, "a number above 0")
 
+
+_TYPE_NAMES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text in quotes",
+}
 
 TASKS: dict[str, type] = {
     "teacher": TeacherConfig,
@@ -308,5 +324,6 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
     if hint is not Any and (
         not isinstance(value, hint) or (hint is int and isinstance(value, bool))
     ):
-        raise ConfigError(f"{name} = {value!r} has the wrong type; give a {hint.__name__}")
+        wanted = _TYPE_NAMES.get(hint, hint.__name__)
+        raise ConfigError(f"{name} = {value!r} has the wrong type; give {wanted}")
     return value

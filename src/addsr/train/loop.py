@@ -136,7 +136,8 @@ def fit(
                     break
             task.set_progress(step - start, min(1.0, share))
             if run.compile_mode == "reduce-overhead":
-                torch.compiler.cudagraph_mark_step_begin()  # memory of the last step's graphs is free
+                # what the last step's graphs gave is not needed any more
+                torch.compiler.cudagraph_mark_step_begin()
             hr, lr = source.get(task.fresh_samples(run.batch))
             for key, value in task.step(Batch(hr, lr)).items():
                 # cloned: with CUDA graphs the next step writes into the same memory

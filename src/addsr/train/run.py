@@ -13,7 +13,7 @@ import torch
 
 from addsr.data.pool import PairPool
 from addsr.data.shards import load_pictures
-from addsr.errors import ConfigError, DependencyError
+from addsr.errors import ConfigError, DependencyError, InputError, OutputError
 
 from .config import DataConfig, Recipe, load_recipe
 from .loop import fit
@@ -61,6 +61,13 @@ def train_recipe(
         raise DependencyError("training needs accelerate: pip install 'addsr[train]'") from error
     run = recipe.run
     output = Path(run.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"run.output = {run.output!r} cannot be made ({error.strerror}); give another folder"
+        ) from error
+    pairs = load_pairs(recipe.data.val, run.validate_limit) if recipe.data.val else []
     log_with = "tensorboard" if run.tensorboard and _has_tensorboard() else None
     # accelerate joins a launcher's processes on CPUs only when told that they are meant
     on_cpus = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
@@ -73,12 +80,12 @@ def train_recipe(
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark_limit = 4  # the later candidates are hardly ever taken
     torch.manual_seed(run.seed + accelerator.process_index)
     if log_with:
         accelerator.init_trackers("log")
     source = make_pool(recipe.data, run.seed + 1000 * accelerator.process_index, device)
     task = make_task(recipe, device, accelerator.process_index)
-    pairs = load_pairs(recipe.data.val, run.validate_limit) if recipe.data.val else []
     is_main = accelerator.is_main_process
     try:
         with make_progress(is_main, recipe) as progress:
@@ -129,7 +136,10 @@ def make_pool(data: DataConfig, seed: int, device: torch.device) -> PairPool:
                 f"data.train = {pattern!r} matches nothing; give folders or tar shards"
             )
         paths += [Path(p) for p in found]
-    pictures = load_pictures(paths)
+    try:
+        pictures = load_pictures(paths)
+    except InputError as error:
+        raise ConfigError(f"data.train: {error}") from error
     return PairPool(
         pictures,
         crop_px=data.crop_px,

@@ -29,7 +29,7 @@ from addsr.nets.compact import enlarge
 from .adversary import R1_INTERVAL, Adversary
 from .config import OptimConfig, Recipe, StudentConfig
 from .flops import discriminator_flops, forward_flops
-from .losses import haar, l1, low_frequency, timestep_adaptive
+from .losses import haar, l1, low_frequency, sharpen, timestep_adaptive
 from .task import Batch, Task
 from .teacher import net_config
 from .validate import evaluate_sampler
@@ -82,6 +82,7 @@ class StudentTask(Task):
         self.perceive = self.compiled(self._perceive)
         self.reconstruct = self.compiled(self._reconstruct)
         self.target = self.compiled(self._target)
+        self.sharpened = self.compiled(lambda hr: sharpen(hr, self.config.sharpen))
 
     def _load_teacher(self) -> CompactNet:
         path = self.config.teacher
@@ -115,6 +116,7 @@ class StudentTask(Task):
         leaf = x.detach().requires_grad_(True)
         enlarged = enlarge(lr)
 
+        aim = self.sharpened(hr) if c.sharpen else hr
         maps_x, maps_hr = [], []
         if self.uses_features:
             low, high = c.perceptual_t
@@ -127,7 +129,7 @@ class StudentTask(Task):
             noise_t = self.randn_like(hr)
             with torch.no_grad():
                 target = self.target(leaf.detach(), hr, t, noise_t)
-        rec, figures = self.reconstruct(leaf, hr, index, target, t, maps_x, maps_hr)
+        rec, figures = self.reconstruct(leaf, hr, aim, index, target, t, maps_x, maps_hr)
         (gradient,) = torch.autograd.grad(rec, leaf, retain_graph=self.uses_features)
         gradient_adv, figures_g = self.adversary.oppose(leaf, enlarged, maps_x)
 
@@ -210,6 +212,7 @@ class StudentTask(Task):
         self,
         x: Tensor,
         hr: Tensor,
+        aim: Tensor,
         index: Tensor,
         target: Tensor,
         t: Tensor,
@@ -217,7 +220,7 @@ class StudentTask(Task):
         maps_hr: list[Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
         c = self.config
-        pixel, low, high = l1(x, hr).mean(), low_frequency(x, hr).mean(), haar(x, hr).mean()
+        pixel, low, high = l1(x, aim).mean(), low_frequency(x, hr).mean(), haar(x, aim).mean()
         adaptive = timestep_adaptive(index, c.ta_base, c.ta_growth)
         # (1 - t) is this schedule's sqrt(alpha_bar): noisier teachers count less
         distill = (adaptive * (1 - t) * 4 * ((x - target) ** 2).mean(dim=(1, 2, 3))).mean()

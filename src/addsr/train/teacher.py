@@ -9,6 +9,7 @@ like.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import torch
@@ -120,4 +121,7 @@ def net_config(values: dict[str, Any]) -> CompactConfig:
     try:
         return CompactConfig(**tuples(values))
     except TypeError as error:
-        raise ConfigError(f"[net]: {error}; fields are those of CompactConfig") from error
+        fields = ", ".join(f.name for f in dataclasses.fields(CompactConfig))
+        raise ConfigError(f"net: {error}; [net] has {fields}") from error
+    except ValueError as error:
+        raise ConfigError(f"net.{error}") from error
