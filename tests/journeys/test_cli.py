@@ -424,7 +424,6 @@ def test_one_field_of_a_recipe_is_changed_on_the_command_line(
     assert "give TABLE.FIELD=VALUE" in capsys.readouterr().err
 
 
-
 def test_the_keyboard_ends_with_130_and_leaves_no_half_file(weights: str, tmp_path: Path) -> None:
     if sys.platform == "win32":
         pytest.skip("no SIGINT to another process on Windows")

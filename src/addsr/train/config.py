@@ -161,8 +161,10 @@ class StudentConfig:
     perceptual_t: tuple[float, float] = (0.03, 0.35)
     """Range of the noise levels at which the teacher's features are compared and judged."""
     adversarial_cap: float = 0.03
-    """Largest share of the reconstruction gradient's norm that the adversarial one may reach
-    per unit of its own norm."""
+    """Largest factor on the adversarial gradient."""
+    adversarial_share: float = 0.5
+    """Largest norm of the adversarial gradient over that of the reconstruction's: as the
+    discriminator learns, its gradient grows, and a fixed factor would let it take over."""
     feature_matching: float = 0.05
     adversarial_warmup: int = 300
     discriminator_rate: float = 2e-4
@@ -175,7 +177,7 @@ class StudentConfig:
     r1_weight: float = 1.0
     r1_sigma: float = 0.02
     fidelity: float = 0.5
-    """The fidelity gate that the model is shipped with."""
+    """The fidelity gate of most samples, and of validation."""
     gate_share: float = 0.5
     """Samples whose gate is uniform in [0, 1] instead; the adversarial gradient counts 2 (1 - gate)
     times, which is what gives the knob its meaning."""
@@ -193,6 +195,8 @@ class StudentConfig:
         _require(0 <= self.head_share < 1, "task.head_share", self.head_share, "0 to below 1")
         for name in ("discriminator_width", "discriminator_scales"):
             _require(getattr(self, name) >= 1, f"task.{name}", getattr(self, name), "1 or more")
+        ok = self.adversarial_share > 0
+        _require(ok, "task.adversarial_share", self.adversarial_share, "a number above 0")
         ok = self.discriminator_crop >= 0
         _require(ok, "task.discriminator_crop", self.discriminator_crop, "0 or more")
         _require(

@@ -135,7 +135,7 @@ class StudentTask(Task):
 
         warm = min(1.0, self.updates / max(1, c.adversarial_warmup))
         ratio = gradient.norm() / (gradient_adv.norm() + 1e-12)
-        weight = warm * ratio.clamp(max=c.adversarial_cap)
+        weight = warm * (c.adversarial_share * ratio).clamp(max=c.adversarial_cap)
         # what the knob means: at fidelity 1 only reconstruction counts, at 0 realism counts double
         realism = (2 * (1 - fidelity)).view(-1, 1, 1, 1)
         x.backward(gradient + weight * realism * gradient_adv)
