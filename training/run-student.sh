@@ -30,7 +30,7 @@ student() { # MODE: of torch.compile
 }
 
 (
-  CUDA_VISIBLE_DEVICES=$((cards - 1)) timeout 110 python3 -m addsr.train features \
+  CUDA_VISIBLE_DEVICES=$((cards - 1)) timeout -k 15 110 python3 -m addsr.train features \
     --config "$root/recipes/features.toml" "${common[@]}" --set run.minutes=1.2 \
     --set run.compile=false --output "$out/features" >"$out/features.log" 2>&1
 ) &
