@@ -74,3 +74,19 @@ def test_free_memory_is_positive_and_below_the_total() -> None:
 def test_a_container_limit_binds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_container_room", lambda: [12345])
     assert free_host_memory() == 12345
+
+
+def test_a_type_that_this_cpu_only_emulates_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "cpu_has_bf16", lambda: False)
+    assert choose_dtype("bf16", CPU) == torch.bfloat16
+    assert "no bf16 instructions" in caplog.text
+    caplog.clear()
+    choose_dtype("fp16", CPU)
+    assert "fp16 is slow on a CPU" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(module, "cpu_has_bf16", lambda: True)
+    choose_dtype("bf16", CPU)
+    choose_dtype("fp32", CPU)
+    assert not caplog.text

@@ -433,6 +433,8 @@ def test_the_keyboard_ends_with_130_and_leaves_no_half_file(weights: str, tmp_pa
     with subprocess.Popen(
         [sys.executable, "-m", "addsr", *words],
         stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        # a shell lets what it starts in the background ignore SIGINT, these tests among it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         assert process.stderr is not None
         assert "expected peak" in process.stderr.readline()

@@ -85,7 +85,7 @@ PROGRAM = """
 import os, torch, torch.distributed as dist
 from torch import nn
 from addsr.train.config import OptimConfig
-from addsr.train.optim import Trained
+from addsr.train.optim import Trained, agree, process_count
 dist.init_process_group("gloo")
 torch.manual_seed(0)
 net = nn.Linear(4, 1, bias=False)
@@ -97,6 +97,9 @@ assert abs(float(norm) - 3.0) < 1e-5, norm  # 1.5 * sqrt(4)
 other = [torch.zeros_like(trained.masters[0]) for _ in range(2)]
 dist.all_gather(other, trained.masters[0])
 assert torch.equal(other[0], other[1])
+# clocks differ between processes: all stop when the first one wants to
+assert process_count() == 2
+assert agree(0.25 + 0.5 * dist.get_rank(), torch.device("cpu")) == 0.75
 dist.barrier()
 os._exit(0)  # gloo's threads now and then abort an orderly interpreter exit
 """

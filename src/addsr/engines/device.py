@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import torch
 
 from addsr.errors import OptionError
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -58,7 +61,12 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype != "auto":
         if dtype not in DTYPES:
             raise OptionError(f"dtype: {dtype!r} is unknown; use auto, {', '.join(DTYPES)}")
-        return DTYPES[dtype]
+        chosen = DTYPES[dtype]
+        if chosen == torch.float16 and device.type == "cpu":
+            log.warning("dtype: fp16 is slow on a CPU; auto is faster")
+        elif chosen == torch.bfloat16 and not has_bf16(device):
+            log.warning("dtype: %s has no bf16 instructions; auto is several times faster", device)
+        return chosen
     if has_bf16(device):
         return torch.bfloat16
     return torch.float32 if device.type == "cpu" else torch.float16

