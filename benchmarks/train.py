@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from addsr.train.config import load_recipe, parse_override
+from addsr.train.config import load_recipe, parse_overrides
 from addsr.train.run import make_pool, make_task
 from addsr.train.task import Batch, Task
 
@@ -68,11 +68,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
-    overrides: dict[str, dict[str, object]] = {}
-    for text in options.set:
-        table, name, value = parse_override(text)
-        overrides.setdefault(table, {})[name] = value
-    recipe = load_recipe(options.task, options.config, overrides)
+    recipe = load_recipe(options.task, options.config, parse_overrides(options.set))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True

@@ -273,13 +273,10 @@ def train(
         One field of the recipe as TABLE.FIELD=VALUE; may be repeated.
     """
     talk.set_up(logging.INFO)
-    from .train.config import parse_override
+    from .train.config import parse_overrides
     from .train.run import train as run
 
-    overrides: dict[str, dict[str, Any]] = {}
-    for text in changes:
-        table, name, value = parse_override(text)
-        overrides.setdefault(table, {})[name] = value
+    overrides = parse_overrides(changes)
     run(task, config, init=init, resume=resume, output=output, overrides=overrides)
     return 0
 

@@ -9,7 +9,6 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
 from addsr.errors import AddsrError
 
@@ -28,20 +27,16 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
-        from .config import parse_override
+        from .config import parse_overrides
         from .run import train
 
-        overrides: dict[str, dict[str, Any]] = {}
-        for text in options.set:
-            table, name, value = parse_override(text)
-            overrides.setdefault(table, {})[name] = value
         train(
             options.task,
             options.config,
             init=options.init,
             resume=options.resume,
             output=options.output,
-            overrides=overrides,
+            overrides=parse_overrides(options.set),
         )
     except AddsrError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -287,6 +287,19 @@ def parse_override(text: str) -> tuple[str, str, Any]:
         return table, name, _toml(f"v = {value}")["v"]
     except ValueError:
         return table, name, value
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """`{table: {field: value}}` of texts like `run.batch=32`; of two for one field the last counts.
+
+    Raises:
+        ConfigError: a text has another form.
+    """
+    overrides: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        table, name, value = parse_override(text)
+        overrides.setdefault(table, {})[name] = value
+    return overrides
 
 
 def _toml(text: str) -> dict[str, Any]:
