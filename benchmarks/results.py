@@ -100,15 +100,17 @@ def stored_scores(val: Path, method: str, name: str) -> dict[str, Scores]:
     }
 
 
-def model_methods(models: Sequence[str], steps: Sequence[int], device: str) -> dict[str, Method]:
-    """The models through `addsr.Upscaler` with their defaults, one entry per number of steps."""
+def model_methods(
+    models: Sequence[str], steps: Sequence[int], device: str, fidelity: float | None = None
+) -> dict[str, Method]:
+    """The models through `addsr.Upscaler`, one entry per number of steps; the rest by default."""
     from addsr.upscaler import Upscaler
 
     methods: dict[str, Method] = {}
     for model in models:
         for count in steps:
             key = f"{Path(model).stem if Path(model).suffix else model}-{count}"
-            methods[key] = Upscaler(model, steps=count, seed=0, device=device)
+            methods[key] = Upscaler(model, steps=count, seed=0, device=device, fidelity=fidelity)
     return methods
 
 
@@ -238,6 +240,7 @@ def main(argv: Sequence[str] | None = None, methods: dict[str, Method] | None = 
     parser.add_argument("--niqe-params", type=Path, help="niqe_pris_params.npz; without it no NIQE")
     parser.add_argument("--model", action="append", help="name or file; repeat to compare several")
     parser.add_argument("--steps", default="1,2,4", help="numbers of sampling steps")
+    parser.add_argument("--fidelity", type=float, help="0 to 1; else the model's own")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--limit", type=int, default=0, help="pictures per set, 0 for all")
     parser.add_argument("--docs", type=Path, default=DOCS, help="where the page is written")
@@ -250,7 +253,7 @@ def main(argv: Sequence[str] | None = None, methods: dict[str, Method] | None = 
             parser.error("--val: give the folder of validation pictures (or --render-only)")
         steps = [int(n) for n in args.steps.split(",")]
         if methods is None:
-            methods = model_methods(args.model or ["compact"], steps, args.device)
+            methods = model_methods(args.model or ["compact"], steps, args.device, args.fidelity)
         params = load_niqe_params(args.niqe_params) if args.niqe_params else None
         started = time.monotonic()
         result = measure(

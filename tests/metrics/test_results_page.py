@@ -175,3 +175,16 @@ def test_the_cpu_table_gives_ratios(benchmarks: dict[str, ModuleType]) -> None:
         }
     )
     assert "| bf16 | 128 -> 512 | compact-1 | 2.00 | 4.00 | 150 | 0.50 |" in text
+
+
+def test_a_fidelity_that_is_asked_for_reaches_the_models(
+    benchmarks: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(
+        "addsr.upscaler.Upscaler",
+        lambda model, **options: asked.append((model, options["steps"], options["fidelity"])),
+    )
+    methods = benchmarks["results"].model_methods(["compact"], [1, 4], "cpu", 0.75)
+    assert list(methods) == ["compact-1", "compact-4"]
+    assert asked == [("compact", 1, 0.75), ("compact", 4, 0.75)]

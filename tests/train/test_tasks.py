@@ -257,6 +257,33 @@ def test_the_discriminator_sees_a_moving_window_of_each_crop(recipe_of: Any) -> 
         make_task(dataclasses.replace(recipe, task=bad), CPU)
 
 
+def test_the_adversarial_gradient_never_exceeds_its_share(recipe_of: Any) -> None:
+    recipe = recipe_of("student", batch=8)
+    config = dataclasses.replace(
+        recipe.task, adversarial_cap=1e6, adversarial_share=0.25, adversarial_warmup=1
+    )
+    task = make_task(dataclasses.replace(recipe, task=config), CPU)
+    source = Noise()
+    shares = [
+        float(task.step(Batch(*source.get(task.fresh_samples(8))))["adv_share"]) for _ in range(3)
+    ]
+    assert shares == pytest.approx([0.0, 0.25, 0.25], abs=1e-5)  # the first is the warm-up's
+
+
+def test_sharpened_targets_are_those_of_the_pixel_losses(recipe_of: Any) -> None:
+    def losses(amount: float) -> dict[str, float]:
+        recipe = recipe_of("student", batch=8)
+        config = dataclasses.replace(recipe.task, sharpen=amount)
+        task = make_task(dataclasses.replace(recipe, task=config), CPU)
+        figures = task.step(Batch(*Noise().get(task.fresh_samples(8))))
+        return {name: float(figures[name]) for name in ("l1", "haar", "perceptual", "distill")}
+
+    plain, sharp = losses(0.0), losses(0.5)
+    assert sharp["l1"] > 1.01 * plain["l1"] and sharp["haar"] > plain["haar"]
+    for name in ("perceptual", "distill"):
+        assert sharp[name] == pytest.approx(plain[name], rel=1e-5)
+
+
 def test_the_adversarial_gradient_lies_in_the_window_and_opposes_the_discriminator(
     recipe_of: Any,
 ) -> None:
