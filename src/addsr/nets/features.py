@@ -1,7 +1,7 @@
 """phi': a small feature net that measures pictures and is used in no loss.
 
-Trained by us to name the degradation of a crop, to recognise two crops of one picture and to see
-right-angle turns, so that its features respond to both content and artefacts. It stands where
+Trained by us to name the degradation of a crop and to recognise two crops of one picture, so that
+its features respond to both content and artefacts. It stands where
 evaluation elsewhere takes an ImageNet network, whose weights we do not ship.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ class FeatureNetConfig:
 
 
 class FeatureNet(nn.Module):
-    """Five convolution stages; features for distances and three heads for its own training."""
+    """Five convolution stages; features for distances and two heads for its own training."""
 
     def __init__(self, config: FeatureNetConfig | None = None) -> None:
         super().__init__()
@@ -51,8 +52,7 @@ class FeatureNet(nn.Module):
             )
             previous = width
         self.stages = nn.ModuleList(stages)
-        self.degradation = nn.Linear(previous, config.degradations)
-        self.rotation = nn.Linear(previous, 4)
+        self.degradation = nn.Linear(sum(config.widths), config.degradations)
         self.projection = nn.Sequential(
             nn.Linear(previous, previous), nn.SiLU(), nn.Linear(previous, config.embedding)
         )
@@ -66,8 +66,9 @@ class FeatureNet(nn.Module):
             maps.append(x)
         return maps
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`(degradation, rotation logits, embedding)` of `picture` `(B, 3, H, W)` in [0, 1]."""
-        pooled = self.features(picture)[-1].mean(dim=(2, 3))
-        embedding = F.normalize(self.projection(pooled), dim=1)
-        return self.degradation(pooled), self.rotation(pooled), embedding
+    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """`(degradation, embedding)` of `picture` `(B, 3, H, W)` in [0, 1]."""
+        # every stage helps to name the degradation: noise shows in the first, blur further on
+        pooled = [m.mean(dim=(2, 3)) for m in self.features(picture)]
+        embedding = F.normalize(self.projection(pooled[-1]), dim=1)
+        return self.degradation(torch.cat(pooled, dim=1)), embedding

@@ -208,9 +208,8 @@ class StudentConfig:
 class FeaturesConfig:
     """phi', the evaluation-only feature net."""
 
-    degradation_weight: float = 1.0
+    degradation_weight: float = 10.0
     contrast_weight: float = 0.5
-    rotation_weight: float = 0.25
     temperature: float = 0.1
 
     def __post_init__(self) -> None:

@@ -16,10 +16,11 @@ from .task import Batch, Task
 
 
 class FeaturesTask(Task):
-    """Three jobs on crops of HR and enlarged LR: name the degradation, pair crops, see turns.
+    """Two jobs on crops of HR: name the degradation, and find the other crop of the same picture.
 
     Degradations are drawn here, on the crop itself, with known strengths: blur, noise, contrast
-    of edges (sharpening), quantisation, down-and-up sampling and grey blend.
+    of edges (sharpening), quantisation, down-and-up sampling and grey blend. Seeing which way up a
+    picture is, a usual third job, cannot be learnt here: pictures come turned at random.
     """
 
     name = "features"
@@ -37,42 +38,28 @@ class FeaturesTask(Task):
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         size = batch.hr.shape[-1] // 2
-        views = [self._degrade(self._crop(batch.hr, size)) for _ in range(2)]
-        turns = torch.randint(
-            4, (1,), generator=torch.Generator().manual_seed(self.trained_net.updates)
-        )
-        turn = int(turns)
-        turned = torch.rot90(views[0][0], turn, dims=(-2, -1))
-        figures = self.loss(
-            views[0][0],
-            views[1][0],
-            turned,
-            views[0][1],
-            torch.full((len(batch.hr),), turn, device=self.device),
-        )
+        a, strength_a = self._degrade(self._crop(batch.hr, size))
+        b, strength_b = self._degrade(self._crop(batch.hr, size))
+        figures = self.loss(torch.cat([a, b]), torch.cat([strength_a, strength_b]))
         figures[0].backward()
         norm = self.trained_net.step()
-        names = ("loss", "degradation", "contrast", "rotation", "pair_accuracy")
+        names = ("loss", "degradation", "contrast", "pair_accuracy")
         return {**{k: v.detach() for k, v in zip(names, figures, strict=True)}, "grad_norm": norm}
 
-    def _loss(self, a: Tensor, b: Tensor, turned: Tensor, strength: Tensor, turn: Tensor) -> Any:
-        c = self.config
-        dtype = next(self.net.parameters()).dtype
-        predicted, _, embedding_a = self.net(a.to(dtype))
-        _, _, embedding_b = self.net(b.to(dtype))
-        _, rotation, _ = self.net(turned.to(dtype))
-        degradation = F.l1_loss(predicted.float(), strength)
-        similarity = embedding_a.float() @ embedding_b.float().T / c.temperature
-        same = torch.arange(len(a), device=a.device)
+    def _loss(self, views: Tensor, strength: Tensor) -> Any:
+        c, n = self.config, len(views) // 2
+        predicted, embedding = self.net(views.to(self._dtype()))
+        # squares and not magnitudes: half the strengths are zero, and so would every median be
+        degradation = F.mse_loss(predicted.float(), strength)
+        similarity = embedding[:n].float() @ embedding[n:].float().T / c.temperature
+        same = torch.arange(n, device=views.device)
         contrast = (F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)) / 2
-        turn_loss = F.cross_entropy(rotation.float(), turn)
-        loss = (
-            c.degradation_weight * degradation
-            + c.contrast_weight * contrast
-            + c.rotation_weight * turn_loss
-        )
+        loss = c.degradation_weight * degradation + c.contrast_weight * contrast
         accuracy = (similarity.argmax(dim=1) == same).float().mean()
-        return loss, degradation, contrast, turn_loss, accuracy
+        return loss, degradation, contrast, accuracy
+
+    def _dtype(self) -> torch.dtype:
+        return next(self.net.parameters()).dtype
 
     def _crop(self, x: Tensor, size: int) -> Tensor:
         top, left = (self.rand(2) * (x.shape[-1] - size + 1)).long().tolist()
@@ -102,11 +89,10 @@ class FeaturesTask(Task):
         if not pairs:
             return {}, None
         net = self.net.eval()
-        dtype = next(net.parameters()).dtype
         errors = []
         for pair in pairs:
             degraded, strength = self._degrade(self._crop(pair.hr.to(self.device), 128))
-            errors.append((net(degraded.to(dtype))[0].float() - strength).abs().mean())
+            errors.append((net(degraded.to(self._dtype()))[0].float() - strength).abs().mean())
         net.train()
         return {"degradation_error": float(torch.stack(errors).mean())}, None
 
@@ -116,4 +102,4 @@ class FeaturesTask(Task):
             side = side if i == 0 else -(-side // 2)
             macs += side * side * 9 * width * (previous + width)
             previous = width
-        return 3 * 3 * 2 * macs  # three views, forward and backward
+        return 2 * 3 * 2 * macs  # two views, forward and backward
