@@ -8,15 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from skimage.metrics import structural_similarity
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from addsr.errors import InputError
+from addsr.errors import InputError, OptionError
 from addsr.metrics.pixel import (
     gradient,
     high_frequency_share,
     lr_psnr,
     luma,
+    psnr_rgb,
     psnr_y,
     ssim_y,
 )
@@ -46,6 +47,21 @@ def test_psnr_and_ssim_give_the_published_figures(
     assert (ssim - stored[f"output/ssim_y_crop{border}"]).abs().max() < 1e-6
 
 
+def test_psnr_of_all_channels_gives_the_published_figures(
+    pairs: list[tuple[Tensor, Tensor]],
+) -> None:
+    stored = load_file(GOLDEN)
+    psnr = torch.cat([psnr_rgb(a, b) for a, b in pairs])
+    assert (psnr - stored["output/psnr_rgb_crop4"]).abs().max() < 1e-4
+
+
+def test_psnr_of_all_channels_agrees_with_scikit_image() -> None:
+    a, b = picture(30, 41).double(), picture(30, 41, 1).double()
+    expected = peak_signal_noise_ratio(a.numpy(), b.numpy(), data_range=1)
+    assert float(psnr_rgb(a, b, border=0)) == pytest.approx(expected, abs=1e-9)
+    assert math.isinf(psnr_rgb(a, a))
+
+
 def test_ssim_agrees_with_scikit_image() -> None:
     a = picture(40, 53)
     b = (a + 0.2 * picture(40, 53, 1)).clamp(0, 1)
@@ -63,6 +79,15 @@ def test_ssim_agrees_with_scikit_image() -> None:
 def test_white_and_black_have_the_lumas_of_the_standard() -> None:
     assert luma(torch.ones(1, 3, 2, 2)).unique().item() == pytest.approx(235)
     assert luma(torch.zeros(1, 3, 2, 2)).unique().item() == 16
+    assert luma(torch.ones(1, 3, 2, 2), "yiq").unique().item() == pytest.approx(255)
+    assert luma(torch.zeros(1, 3, 2, 2), "yiq").unique().item() == 0
+
+
+def test_both_lumas_weigh_the_colours_alike() -> None:
+    image = picture(5, 7)
+    assert torch.allclose(16 + 219 / 255 * luma(image, "yiq"), luma(image), atol=2e-3)
+    with pytest.raises(OptionError, match="luma: 'rec709' is unknown"):
+        luma(image, "rec709")  # type: ignore[arg-type]
 
 
 def test_equal_pictures_score_infinite_and_one() -> None:
@@ -89,7 +114,7 @@ def test_the_border_hides_damage_at_the_edge() -> None:
     st.integers(11, 40),
     st.integers(11, 40),
     st.integers(1, 3),
-    st.sampled_from([psnr_y, ssim_y]),
+    st.sampled_from([psnr_y, ssim_y, psnr_rgb]),
 )
 @settings(max_examples=20, deadline=None)
 def test_a_batch_scores_as_its_pictures_do(height: int, width: int, batch: int, measure) -> None:
@@ -154,6 +179,11 @@ def test_wrong_pictures_are_refused_with_the_remedy(a, b, words: str | None) -> 
         words = "torch.uint8"
     with pytest.raises(InputError, match=words):
         psnr_y(a, b)
+
+
+def test_gradients_need_two_pixels_a_side() -> None:
+    with pytest.raises(InputError, match="is too small for a gradient"):
+        gradient(picture(1, 5))
 
 
 def test_ssim_refuses_pictures_smaller_than_its_window() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .niqe import mscn
+from .niqe import normalize
 from .pixel import check_picture, precise
 
 BLOCK = 16
@@ -33,7 +33,7 @@ def piqe(image: Tensor) -> Tensor:
     # the brightest pixel becomes 255, as in MATLAB; black pictures stay black
     peak = gray.amax((-2, -1), keepdim=True)
     gray = (255 * gray / torch.where(peak > 0, peak, torch.ones_like(peak))).round()
-    normalized = mscn(_pad_to_blocks(precise(gray)))
+    normalized, _ = normalize(_pad_to_blocks(precise(gray)))
     blocks = normalized.unfold(1, BLOCK, BLOCK).unfold(2, BLOCK, BLOCK).flatten(1, 2)
     variance = blocks.flatten(2).var(-1)  # (B, blocks)
 
