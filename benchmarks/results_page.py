@@ -3,39 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
-LABELS = {
-    "bicubic": "bicubic",
-    "realesrgan-x4plus": "Real-ESRGAN x4plus",
-    "realesr-general-x4v3": "realesr-general-x4v3",
-}
-COLUMNS = {
-    "psnr_y": ("PSNR-Y", 2),
-    "ssim_y": ("SSIM-Y", 3),
-    "niqe": ("NIQE", 2),
-    "piqe": ("PIQE", 1),
-    "lr_psnr": ("LR-PSNR", 1),
-    "gradient_hr": ("grad/HR", 2),
-    "hf_hr": ("hf/HR", 2),
-    "change": ("change", 2),
-}
-"""Figure -> title and digits."""
+MAIN = ("psnr-y", "ssim-y", "haarpsi", "niqe", "piqe", "lr-psnr", "gradient")
+FURTHER = (
+    "ms-ssim", "gmsd", "niqe-yiq", "niqe-addsr", "swd", "spectrum",
+    "laplacian-flat", "laplacian-edge", "laplacian-texture", "hf",
+)  # fmt: skip
+HALVES = ("psnr-y", "ssim-y", "niqe", "lr-psnr")
+DUELS = ("ssim-y", "niqe", "lr-psnr")
+RIVAL = "Real-ESRGAN x4plus"
+"""Title of the method that ours are compared with picture by picture."""
 
-RIVAL = "realesrgan-x4plus"
+_ARROWS = {"higher": " ↑", "lower": " ↓", "one": " →1", "none": ""}
 
 _INTRODUCTION = """\
 # Results
 
-Made by `python benchmarks/results.py`; do not edit. The figures of every picture are in
-[results.json](results.json), from which `--render-only` makes this page.
+Made by `python benchmarks/results.py`, that is by `addsr evaluate` and
+[benchmarks/validation.toml](../benchmarks/validation.toml); do not edit. The figures of every
+picture are in [results.json](results.json), from which `--render-only` makes this page.
 
-PSNR-Y and SSIM-Y (luma of BT.601, 4 pixels of the border left out) compare with the original,
-higher is closer. NIQE (convention of MATLAB) and PIQE need no original, lower is better. LR-PSNR
-compares the result, shrunk by averaging, with the input; higher means that less was made up.
-grad/HR and hf/HR are the mean gradient and the share of high frequencies over those of the
-original: 1 is as sharp. All are means over the pictures and measured on 8-bit levels.
+PSNR, SSIM and the like compare with the original, 4 pixels of the border left out; NIQE and PIQE
+need no original. LR-PSNR compares the result, shrunk by averaging, with the input; higher means
+that less was made up. The gradient ratio is the mean gradient over that of the original: 1 is as
+sharp. All are measured on 8-bit levels and are means over the pictures, in brackets the 95 %
+interval of that mean (bootstrap over the pictures).
 
 NIQE and PIQE reward noise as well as detail, and PSNR rewards blur: no figure replaces looking.
 """
@@ -53,79 +47,146 @@ _SETS = {
 }
 
 
-def render(results: dict[str, Any]) -> str:
+def render(report: dict[str, Any]) -> str:
     """The Markdown of the page."""
     parts = [_INTRODUCTION]
-    for name, rows in results["sets"].items():
-        title, text = _SETS[name]
-        parts.append(f"## {title}\n\n{text.format(count=len(rows['bicubic']['per_image']))}\n")
-        parts.append(table(rows))
+    for dataset in report["datasets"]:
+        name, images = dataset["name"], dataset["images"]
+        title, text = _SETS.get(name, (name, "{count} pictures."))
+        parts.append(f"## {title}\n\n{text.format(count=len(images))}\n")
+        parts.append(table(report, name, MAIN, intervals=True))
+        parts.append("Further measures of the same results:\n")
+        parts.append(table(report, name, FURTHER))
         if name == "synthetic":
             for half, is_in in (("mild", _is_mild), ("strong", lambda stem: not _is_mild(stem))):
-                part = {k: _only(row, is_in) for k, row in rows.items()}
-                if all(row["per_image"] for row in part.values()):
-                    parts.append(f"The {half} half alone:\n")
-                    parts.append(table(part, ["psnr_y", "ssim_y", "niqe", "lr_psnr"]))
-        if duel := duels(rows):
+                part = [image for image in images if is_in(image)]
+                parts.append(f"The {half} half alone:\n")
+                parts.append(table(report, name, HALVES, part))
+        if duel := duels(report, name):
             parts.append(duel)
-    if results["pictures"]:
-        parts.append(gallery(results["pictures"]))
-    parts.append(footnotes(results))
-    return "\n".join(parts)
+        if moved := change_lines(report, name):
+            parts.append(moved)
+    parts.append(speed(report))
+    if report["gallery"]:
+        parts.append(gallery(report))
+    parts.append(footnotes(report))
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
 
-def label(key: str) -> str:
-    """How a method is called on the page."""
-    if key in LABELS:
-        return LABELS[key]
-    stem, _, steps = key.rpartition("-")
-    return f"{stem}, {steps} step{'' if steps == '1' else 's'}" if steps.isdigit() else key
+def table(
+    report: dict[str, Any],
+    dataset: str,
+    names: Iterable[str],
+    images: list[str] | None = None,
+    *,
+    intervals: bool = False,
+) -> str:
+    """One line per method; a dash where a figure is absent. `images` restricts the means."""
+    metrics = {metric["name"]: metric for metric in report["metrics"]}
+    scores, sets = report["scores"][dataset], report["set_scores"].get(dataset, {})
 
+    def cell(method: str, name: str) -> str:
+        digits = metrics[name]["digits"]
+        if metrics[name]["scope"] == "set":
+            return _number(sets.get(method, {}).get(name), digits)
+        figures = scores.get(method, {}).get(name)
+        if figures is None:
+            return "–"  # noqa: RUF001
+        if images is not None:
+            values = [figures["images"][image] for image in images if image in figures["images"]]
+            return _number(math.fsum(values) / len(values) if values else None, digits)
+        text = _number(figures["mean"], digits)
+        if intervals:
+            low, high = (_number(figures[end], digits) for end in ("low", "high"))
+            text += f" <sub>[{low}, {high}]</sub>"
+        return text
 
-def table(rows: dict[str, Any], columns: list[str] | None = None) -> str:
-    """One line per method with the means of its figures; a dash where a figure is absent."""
-    means = {key: _means(row["per_image"]) for key, row in rows.items()}
-    present = [c for c in columns or COLUMNS if any(c in mean for mean in means.values())]
-    lines = ["| | " + " | ".join(COLUMNS[c][0] for c in present) + " |"]
-    lines.append("|---|" + "---:|" * len(present))
-    for key, mean in means.items():
-        cells = [_number(mean.get(c), COLUMNS[c][1]) for c in present]
-        lines.append(f"| {label(key)} | " + " | ".join(cells) + " |")
+    rows = [method for method in report["methods"] if scores.get(method["id"])]
+    shown = [
+        name
+        for name in names
+        if name in metrics and any(cell(m["id"], name) != "–" for m in rows)  # noqa: RUF001
+    ]
+    heads = [f"{metrics[name]['title']}{_ARROWS[metrics[name]['better']]}" for name in shown]
+    lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(shown)]
+    for method in rows:
+        cells = [cell(method["id"], name) for name in shown]
+        lines.append(f"| {method['title']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def duels(rows: dict[str, Any]) -> str:
-    """On how many pictures each of our models scores better than Real-ESRGAN x4plus."""
-    if RIVAL not in rows:
-        return ""
-    rival = rows[RIVAL]["per_image"]
+def duels(report: dict[str, Any], dataset: str) -> str:
+    """Ours against Real-ESRGAN x4plus on the same pictures: wins, and the mean difference."""
+    titles = {m["id"]: m["title"] for m in report["methods"]}
+    digits = {m["name"]: m["digits"] for m in report["metrics"]}
     lines: list[str] = []
-    for key, row in rows.items():
-        if row["kind"] != "model":
-            continue
+    for method in (m for m in report["methods"] if m["kind"] == "model"):
         won: list[str] = []
-        for column, is_better in (("ssim_y", 1), ("niqe", -1), ("lr_psnr", 1)):
-            both = [
-                (figures[column], rival[stem][column])
-                for stem, figures in row["per_image"].items()
-                if column in figures and column in rival.get(stem, {})
-            ]
-            if both:
-                wins = sum((ours - theirs) * is_better > 0 for ours, theirs in both)
-                won.append(f"{COLUMNS[column][0]} on {wins} of {len(both)}")
+        for name in DUELS:
+            for pair in report["paired"].get(dataset, {}).get(name, []):
+                if {titles[pair["a"]], titles[pair["b"]]} != {method["title"], RIVAL}:
+                    continue
+                sign = 1 if pair["a"] == method["id"] else -1
+                low, high = sorted((sign * pair["low"], sign * pair["high"]))
+                wins = pair["wins"] if sign == 1 else pair["count"] - pair["wins"]
+                d = digits[name]
+                won.append(
+                    f"{_title(report, name)} {sign * pair['mean']:+.{d}f} "
+                    f"[{low:+.{d}f}, {high:+.{d}f}], better on {wins} of {pair['count']}"
+                )
         if won:
-            lines.append(f"- {label(key)}: {', '.join(won)}")
-    return f"Better than {LABELS[RIVAL]} in\n\n" + "\n".join(lines) + "\n" if lines else ""
+            lines.append(f"- {method['title']}: {'; '.join(won)}")
+    head = f"Difference from {RIVAL} on the same pictures, with its 95 % interval:\n\n"
+    return head + "\n".join(lines) + "\n" if lines else ""
 
 
-def gallery(pictures: list[dict[str, Any]]) -> str:
+def change_lines(report: dict[str, Any], dataset: str) -> str:
+    """How far more steps move the pictures."""
+    titles = {m["id"]: m["title"] for m in report["methods"]}
+    texts = [
+        f"{titles[method]} {math.fsum(values.values()) / len(values):.2f}"
+        for method, values in report.get("changes", {}).get(dataset, {}).items()
+        if values
+    ]
+    if not texts:
+        return ""
+    head = "Mean absolute difference from the result with the fewest steps, in 8-bit levels: "
+    return head + ", ".join(texts) + ".\n"
+
+
+def speed(report: dict[str, Any]) -> str:
+    """Seconds and memory of this run, a by-product; docs/speed.md has figures to rely on."""
+    rows = [m for m in report["methods"] if m["seconds_per_image"] is not None]
+    if not rows:
+        return ""
+    made = report["made_by"]
+    lines = [
+        "## Speed in this run\n",
+        f"On {made['threads']} thread{'s' * (made['threads'] != 1)} of a machine that did other "
+        "work too; [speed.md](speed.md) compares with care.\n",
+        "| | s per picture | MP/s | peak memory, GiB |",
+        "|---|---:|---:|---:|",
+    ]
+    for m in rows:
+        peak = m["peak_memory_bytes"]
+        memory = "–" if peak is None else f"{peak / 2**30:.2f}"  # noqa: RUF001
+        lines.append(
+            f"| {m['title']} | {m['seconds_per_image']:.2f} | {m['megapixels_per_second']:.2f} | "
+            f"{memory} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def gallery(report: dict[str, Any]) -> str:
     """The picture rows with their attribution."""
+    titles = {m["id"]: m["title"] for m in report["methods"]}
+    entries = report["gallery"]
     lines = [
         "## Pictures\n",
         "Every fifth picture of the first set, the 256x256 with the most detail, at 100 %: "
-        f"bicubic, {label(pictures[0]['shown'])}, original.\n",
+        f"bicubic, {titles[entries[0]['shown']]}, original.\n",
     ]
-    for entry in pictures:
+    for entry in entries:
         origin = (
             f"{entry.get('source', 'unknown source')}, {entry.get('licence', 'unknown licence')}"
         )
@@ -137,47 +198,39 @@ def gallery(pictures: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def footnotes(results: dict[str, Any]) -> str:
-    """How the rows were made."""
-    kinds = {key: row["kind"] for rows in results["sets"].values() for key, row in rows.items()}
-    lines = ["## How these were made\n", "- bicubic: `torch.nn.functional.interpolate`"]
-    for key, kind in kinds.items():
-        if kind.startswith("stored"):
-            made = "measured here on" if kind == "stored pictures" else "taken from"
-            lines.append(f"- {label(key)}: {made} {kind}")
-    made = results.get("made", {})
-    for key, how in made.get("models", {}).items():
-        lines.append(
-            f"- {label(key)}: fidelity {how['fidelity']:g}, colour fix {how['color']}, seed "
-            f"{made['seed']}, {how['dtype']} on {how['device']}"
-        )
-    if any("change" in figures for figures in _all_figures(results)):
-        lines.append(
-            "- change: mean absolute difference, in 8-bit levels, from the same model's result "
-            "with the fewest steps"
-        )
-    if made:
-        lines.append(f"- torch {made['torch']}, Python {made['python']}")
+def footnotes(report: dict[str, Any]) -> str:
+    """How the rows were made, and what was left out."""
+    kinds = {"folder": "measured here on stored pictures", "scores": "taken from stored figures"}
+    lines = ["## How these were made\n"]
+    for method in report["methods"]:
+        details = method["details"]
+        if method["kind"] == "model":
+            how = (
+                f"weights {method['sha256'][:12]}, fidelity {details['fidelity']:g}, colour fix "
+                f"{details['color']}, seed {details['seed']}, {details['dtype']} on "
+                f"{details['device']}"
+            )
+        else:
+            how = kinds.get(method["kind"]) or ", ".join(str(v) for v in details.values())
+        lines.append(f"- {method['title']}: {how}")
+    made = report["made_by"]
+    lines.append(f"- addsr {made['addsr']}, torch {made['torch']}, Python {made['python']}")
+    for metric in report["metrics"]:
+        if metric["missing"]:
+            lines.append(f"- not measured: {metric['missing']}")
+    for problem in report["problems"]:
+        lines.append(f"- {problem['dataset']}, {problem['image']}: {problem['problem']}")
     return "\n".join(lines) + "\n"
 
 
-def _all_figures(results: dict[str, Any]) -> list[dict[str, float]]:
-    rows = [row for rows in results["sets"].values() for row in rows.values()]
-    return [figures for row in rows for figures in row["per_image"].values()]
+def _title(report: dict[str, Any], name: str) -> str:
+    return next(metric["title"] for metric in report["metrics"] if metric["name"] == name)
 
 
-def _means(per_image: dict[str, dict[str, float]]) -> dict[str, float]:
-    figures = list(per_image.values())
-    names = [n for n in COLUMNS if all(n in row for row in figures)]
-    return {n: math.fsum(row[n] for row in figures) / len(figures) for n in names}
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"  # noqa: RUF001
-
-
-def _only(row: dict[str, Any], is_in: Callable[[str], bool]) -> dict[str, Any]:
-    return {**row, "per_image": {k: v for k, v in row["per_image"].items() if is_in(k)}}
+def _number(value: float | str | None, digits: int) -> str:
+    if value is None or isinstance(value, str):
+        return value or "–"  # noqa: RUF001
+    return f"{value:.{digits}f}"
 
 
 def _is_mild(stem: str) -> bool:

@@ -25,13 +25,17 @@ LAYERS: dict[str, set[str]] = {
     "metrics": PURE,
     "plan": PURE,
     "settings": PURE,
+    "terminal": PURE,
     "diffusion": {"nets", *PURE},
     "models": {"nets", *PURE},
     "engines": NETWORKS,
     "upscaler": {"plan", "image", "engines", "models", "settings", *PURE},
     "doctor": {"engines", "models", "settings", *PURE},
     "train": {"data", "metrics", "models", *NETWORKS},
-}
+    "evaluate": {
+        "upscaler", "metrics", "models", "image", "data", "engines", "settings", "terminal", *PURE,
+    },
+}  # fmt: skip
 SHELLS = {"__init__", "__main__", "cli"}  # thin, and allowed to reach any layer
 
 CORE = {"torch", "numpy", "PIL", "safetensors", "huggingface_hub", "cyclopts", "rich"}
@@ -43,10 +47,11 @@ PACKAGES: dict[str, set[str]] = {
     "nets": ARRAYS,
     "image": ARRAYS,
     "data": ARRAYS,
-    "metrics": ARRAYS,
+    "metrics": ARRAYS | {"safetensors", "torchmetrics"},
     "diffusion": ARRAYS,
     "models": CORE | {"spandrel"},
     "train": CORE | {"accelerate", "tensorboard", "tomli"},
+    "evaluate": CORE | {"spandrel", "diffusers", "tomli"},
 }
 FORBIDDEN = {
     "torchvision",
@@ -164,6 +169,24 @@ def test_forbidden_packages_are_imported_nowhere() -> None:
     assert files and not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize(
+    ("package", "place"),
+    [
+        ("spandrel", "evaluate/foreign.py"),
+        ("diffusers", "evaluate/foreign.py"),
+        ("torchmetrics", "metrics/adapters.py"),
+    ],
+)
+def test_what_extras_bring_is_imported_in_one_file(package: str, place: str) -> None:
+    files = {
+        str(file.relative_to(SOURCE))
+        for _, file in modules()
+        for name, _ in imports(file)
+        if name.split(".")[0] == package
+    }
+    assert files == {place}
+
+
 def test_the_walk_sees_relative_lazy_and_dynamic_imports(tmp_path: Path) -> None:
     file = tmp_path / "sample.py"
     file.write_text(
@@ -188,10 +211,22 @@ def test_the_walk_sees_relative_lazy_and_dynamic_imports(tmp_path: Path) -> None
         "try: main()\nexcept SystemExit as end: assert not end.code",
         "import sys; sys.argv[1:] = ['upscale', '--help']\nfrom addsr.cli import main\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
+        "import sys; sys.argv[1:] = ['evaluate', '--help']\nfrom addsr.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code",
+        "import sys; sys.argv[1:] = ['ab', '--help']\nfrom addsr.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code",
         "import sys; sys.argv[1:] = ['--version']\nfrom addsr.cli import main\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
     ],
-    ids=["import", "version", "help", "upscale-help", "version-flag"],
+    ids=[
+        "import",
+        "version",
+        "help",
+        "upscale-help",
+        "evaluate-help",
+        "ab-help",
+        "version-flag",
+    ],
 )
 def test_cheap_entry_points_load_no_torch(code: str) -> None:
     done = run_python(f"{code}\nimport sys\nprint('torch' in sys.modules)")

@@ -5,29 +5,36 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from .errors import AddsrError, OptionError, OutputError
+from .errors import AddsrError, OptionError
+from .terminal import (
+    FAILED,
+    INTERRUPTED,
+    TERMINATED,
+    USAGE,
+    USUAL_TALK,
+    Bar,
+    Talk,
+    make_folder,
+    say,
+    silence,
+)
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import FrameType
 
     from .upscaler import Upscaler
 
 log = logging.getLogger("addsr")
-
-USAGE, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
-BAR_DELAY_SECONDS = 2.0
 
 
 def _version() -> str:
@@ -43,31 +50,6 @@ app = App(
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,
 )
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Talk:
-    """How much to say."""
-
-    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False
-    """Tell what is decided and done."""
-    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
-    """Only errors; no progress bar."""
-
-    def set_up(self, usual: int = logging.WARNING) -> None:
-        """Points the package's log at standard error; `usual` without either flag.
-
-        Raises:
-            OptionError: both flags.
-        """
-        if self.verbose and self.quiet:
-            raise OptionError("--verbose and --quiet contradict each other; give one of them")
-        level = logging.DEBUG if self.verbose else logging.ERROR if self.quiet else usual
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-        log.handlers[:] = [handler]
-        log.setLevel(level)
 
 
 @app.command(usage="Usage: addsr upscale [OPTIONS] IN...")
@@ -86,7 +68,7 @@ def upscale(
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None,
     tile: str = "auto",
     json_summary: Annotated[bool, Parameter(name="--json", negative="")] = False,
-    talk: Talk = Talk(),
+    talk: Talk = USUAL_TALK,
 ) -> int:
     """Enlarge pictures.
 
@@ -140,20 +122,20 @@ def upscale(
         device=device, dtype=dtype, tile=side, progress=bar.update,
     ) as up:  # fmt: skip
         if folder is not None:
-            _make_folder(folder)
+            make_folder(folder)
         try:
             for source, target in jobs:
                 with bar:
                     done.append(_one(up, source, target))
                 if not json_summary and not talk.quiet and "error" not in done[-1]:
                     width, height = done[-1]["output_size"]
-                    _say(f"{source} -> {target} ({width}x{height}, {done[-1]['seconds']:.1f} s)")
+                    say(f"{source} -> {target} ({width}x{height}, {done[-1]['seconds']:.1f} s)")
         finally:  # also after Ctrl-C: what is done is done
             failed = sum("error" in one for one in done)
             if json_summary:
-                _say(json.dumps({"files": done, "failed": failed}, indent=2))
+                say(json.dumps({"files": done, "failed": failed}, indent=2))
     if failed and len(done) > 1:
-        _say(f"{failed} of {len(done)} pictures failed", sys.stderr)
+        say(f"{failed} of {len(done)} pictures failed", sys.stderr)
     return FAILED if failed else 0
 
 
@@ -168,35 +150,10 @@ def _one(up: Upscaler, source: Path, target: Path) -> dict[str, Any]:
                 f"{source}: unexpected error: {type(error).__name__}: {error}; please report it"
             )
             log.debug("%s", source, exc_info=True)
-        _say(f"error: {message}", sys.stderr)
+        say(f"error: {message}", sys.stderr)
         return {"source": str(source), "error": message, "kind": type(error).__name__}
     assert up.report is not None
     return up.report.to_dict()
-
-
-def _say(text: str, stream: TextIO | None = None) -> None:
-    """Prints at once; where nobody reads any more the text is lost, and the work is not."""
-    out = sys.stdout if stream is None else stream
-    try:
-        try:
-            print(text, file=out, flush=True)
-        except UnicodeEncodeError:  # a file name that this terminal has no letters for
-            print(text.encode("ascii", "backslashreplace").decode(), file=out, flush=True)
-    except BrokenPipeError:
-        _silence(out)
-
-
-def _silence(stream: TextIO) -> None:
-    """Lets what a closed pipe refused go nowhere, or Python would complain of it at its exit."""
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: folder cannot be made ({error.strerror})") from error
 
 
 @app.command
@@ -208,7 +165,7 @@ def degrade(
     preset: Literal["mild", "strong", "near-clean", "mixture"] = "mild",
     seed: int = 0,
     device: str = "cpu",
-    talk: Talk = Talk(),
+    talk: Talk = USUAL_TALK,
 ) -> int:
     """Make pairs of low- and high-resolution pictures from good photos.
 
@@ -253,7 +210,7 @@ def train(
     changes: Annotated[
         tuple[str, ...], Parameter(name="--set", negative="", consume_multiple=False)
     ] = (),
-    talk: Talk = Talk(),
+    talk: Talk = USUAL_TALK,
 ) -> int:
     """Train one of the networks.
 
@@ -285,7 +242,7 @@ def train(
 def doctor(
     *,
     json_summary: Annotated[bool, Parameter(name="--json", negative="")] = False,
-    talk: Talk = Talk(),
+    talk: Talk = USUAL_TALK,
 ) -> int:
     """Show versions, devices, memory and models, for yourself and for bug reports.
 
@@ -305,63 +262,19 @@ def doctor(
     return 0
 
 
-class Bar:
-    """Give `update` to whatever counts, and hold the bar open with `with` while it works.
-
-    Nothing appears before two seconds have passed, nor when standard error is no terminal.
-    """
-
-    def __init__(self, title: str, *, shown: bool = True, delay: float = BAR_DELAY_SECONDS) -> None:
-        self.title, self.delay = title, delay
-        self.shown = shown and sys.stderr.isatty()
-        self._timer: threading.Timer | None = None
-
-    def __enter__(self) -> Bar:
-        if not self.shown:
-            return self
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._progress.add_task(self.title, total=None)
-        # a timer and not a look at the clock in `update`: the first tile alone may take longer
-        self._timer = threading.Timer(self.delay, self._progress.start)
-        self._timer.daemon = True
-        self._timer.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer.join()
-            self._progress.stop()
-            self._timer = None
-
-    def update(self, done: int, total: int) -> None:
-        """Shows `done` of `total`."""
-        if self._timer is not None:
-            self._progress.update(self._task, completed=done, total=total)
+# by import path, so that no command pays for what only these need
+app.command(
+    "addsr.evaluate.commands:evaluate",
+    name="evaluate",
+    help="Score models and finished results on pictures, and write a report.",
+    usage="Usage: addsr evaluate [OPTIONS] METHOD...",
+)
+app.command(
+    "addsr.evaluate.commands:ab",
+    name="ab",
+    help="Compare two folders of results blindly.",
+    usage="Usage: addsr ab [OPTIONS] FOLDER FOLDER",
+)
 
 
 @contextlib.contextmanager
@@ -399,13 +312,13 @@ def main(tokens: Sequence[str] | None = None) -> int:
         print(f"error: {error}\nTry: addsr --help", file=sys.stderr)
         return USAGE
     except AddsrError as error:
-        _say(f"error: {error}", sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return USAGE if isinstance(error, OptionError) else FAILED
     except KeyboardInterrupt:
         print("interrupted; nothing half-written was left", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        _silence(sys.stdout)  # the reader went away, as in `addsr doctor | head`
+        silence(sys.stdout)  # the reader went away, as in `addsr doctor | head`
         return 0
     log.debug("took %.1f s", time.monotonic() - started)
     return status if isinstance(status, int) else 0

@@ -21,7 +21,7 @@ from addsr.errors import InputError, ModelError, OptionError
 from addsr.metrics.brisque import brisque, brisque_features
 from addsr.metrics.brisque_model import BrisqueModel, load_brisque
 from addsr.metrics.matlab_resize import matlab_resize
-from addsr.metrics.report import read_picture
+from addsr.metrics.pictures import read_picture
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OPENCV_MODEL = GOLDEN / "brisque_model_opencv.yml"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from addsr.metrics.niqe import fit_niqe, load_niqe_params
-from addsr.metrics.report import picture_files, read_picture
+from addsr.metrics.pictures import picture_files, read_picture
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fit_niqe.py"
 

@@ -24,7 +24,7 @@ from addsr.metrics import (
     psnr_y,
     ssim_y,
 )
-from addsr.metrics.report import read_picture
+from addsr.metrics.pictures import read_picture
 
 TOLERANCE = 5e-3
 INPUTS = {"synthetic": "lr", "real_lr_crops": "real_lr_crops"}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from addsr.image.resize import resize
 from addsr.metrics.pixel import gradient, lr_psnr
-from addsr.metrics.report import read_picture
+from addsr.metrics.pictures import read_picture
 from addsr.models.files import load_weights
 from addsr.models.hub import Model, embedded, load_model
 from addsr.upscaler import Upscaler

@@ -1,0 +1,137 @@
+"""What the commands share at a terminal: how much to say, safe printing, a progress bar."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+from cyclopts import Parameter
+
+from .errors import OptionError, OutputError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+log = logging.getLogger("addsr")
+
+USAGE, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+"""Exit statuses besides 0."""
+BAR_DELAY_SECONDS = 2.0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Talk:
+    """How much to say."""
+
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False
+    """Tell what is decided and done."""
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
+    """Only errors; no progress bar."""
+
+    def set_up(self, usual: int = logging.WARNING) -> None:
+        """Points the package's log at standard error; `usual` without either flag.
+
+        Raises:
+            OptionError: both flags.
+        """
+        if self.verbose and self.quiet:
+            raise OptionError("--verbose and --quiet contradict each other; give one of them")
+        level = logging.DEBUG if self.verbose else logging.ERROR if self.quiet else usual
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        log.handlers[:] = [handler]
+        log.setLevel(level)
+
+
+USUAL_TALK = Talk()
+"""Warnings and errors."""
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints at once; where nobody reads any more the text is lost, and the work is not."""
+    out = sys.stdout if stream is None else stream
+    try:
+        try:
+            print(text, file=out, flush=True)
+        except UnicodeEncodeError:  # a file name that this terminal has no letters for
+            print(text.encode("ascii", "backslashreplace").decode(), file=out, flush=True)
+    except BrokenPipeError:
+        silence(out)
+
+
+def silence(stream: TextIO) -> None:
+    """Lets what a closed pipe refused go nowhere, or Python would complain of it at its exit."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: folder cannot be made ({error.strerror})") from error
+
+
+class Bar:
+    """Give `update` to whatever counts, and hold the bar open with `with` while it works.
+
+    Nothing appears before two seconds have passed, nor when standard error is no terminal.
+    """
+
+    def __init__(self, title: str, *, shown: bool = True, delay: float = BAR_DELAY_SECONDS) -> None:
+        self.title, self.delay = title, delay
+        self.shown = shown and sys.stderr.isatty()
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> Bar:
+        if not self.shown:
+            return self
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task(self.title, total=None)
+        # a timer and not a look at the clock in `update`: the first tile alone may take longer
+        self._timer = threading.Timer(self.delay, self._progress.start)
+        self._timer.daemon = True
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+            self._progress.stop()
+            self._timer = None
+
+    def update(self, done: int, total: int) -> None:
+        """Shows `done` of `total`."""
+        if self._timer is not None:
+            self._progress.update(self._task, completed=done, total=total)
