@@ -144,14 +144,14 @@ def change_lines(report: dict[str, Any], dataset: str) -> str:
     """How far more steps move the pictures."""
     titles = {m["id"]: m["title"] for m in report["methods"]}
     texts = [
-        f"{titles[method]} {math.fsum(values.values()) / len(values):.2f}"
+        f"{titles[method]}: {math.fsum(values.values()) / len(values):.2f}"
         for method, values in report.get("changes", {}).get(dataset, {}).items()
         if values
     ]
     if not texts:
         return ""
     head = "Mean absolute difference from the result with the fewest steps, in 8-bit levels: "
-    return head + ", ".join(texts) + ".\n"
+    return head + "; ".join(texts) + ".\n"
 
 
 def speed(report: dict[str, Any]) -> str:
