@@ -96,7 +96,7 @@ def table(
             values = [figures["images"][image] for image in images if image in figures["images"]]
             return _number(math.fsum(values) / len(values) if values else None, digits)
         text = _number(figures["mean"], digits)
-        if intervals:
+        if intervals and figures["low"] is not None:
             low, high = (_number(figures[end], digits) for end in ("low", "high"))
             text += f" <sub>[{low}, {high}]</sub>"
         return text
@@ -125,6 +125,8 @@ def duels(report: dict[str, Any], dataset: str) -> str:
         for name in DUELS:
             for pair in report["paired"].get(dataset, {}).get(name, []):
                 if {titles[pair["a"]], titles[pair["b"]]} != {method["title"], RIVAL}:
+                    continue
+                if pair["low"] is None:  # a single picture
                     continue
                 sign = 1 if pair["a"] == method["id"] else -1
                 low, high = sorted((sign * pair["low"], sign * pair["high"]))

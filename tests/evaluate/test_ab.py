@@ -448,6 +448,39 @@ def test_both_sides_and_the_reference_zoom_together(browser: Browser, tmp_path: 
     assert one[:2] == two[:2] and one[2] != two[2]
 
 
+@pytest.mark.parametrize("how", ["the window is left", "the last answer is given"])
+def test_no_pair_is_judged_on_a_blink_that_has_not_ended(
+    browser: Browser, tmp_path: Path, how: str
+) -> None:
+    a, b = folders(tmp_path, 1)
+    write_ab_page(a, b, tmp_path / "ab.html", seed=0)
+    start(browser, tmp_path / "ab.html")
+    tags = "[...document.querySelectorAll('#judge .tag')].map(t => t.textContent).join('')"
+    browser.press("B", release=False)
+    browser.wait(f"{tags} === '11'")
+    one, two = browser.js(WHICH)
+    assert one == two
+    if how == "the window is left":
+        browser.js("dispatchEvent(new Event('blur'))")
+    else:
+        browser.press("ArrowLeft")
+        browser.press("b")
+        browser.js("confirm = () => true")
+        browser.click("#restart-2")
+    browser.wait(f"{tags} === '12'")
+    one, two = browser.js(WHICH)
+    assert one != two
+
+
+def test_a_result_without_answers_claims_nothing(browser: Browser, tmp_path: Path) -> None:
+    a, b = folders(tmp_path, 2)
+    write_ab_page(a, b, tmp_path / "ab.html", seed=0)
+    start(browser, tmp_path / "ab.html")
+    browser.click("#finish")
+    told = browser.text("#result")
+    assert "No answers yet" in told and "p =" not in told and "preference" not in told
+
+
 def test_hostile_names_stay_text_in_the_judging_page(browser: Browser, tmp_path: Path) -> None:
     hostile = HOSTILE.replace("/", "\u2044")  # no file name holds a slash
     a, b = folders(tmp_path, names=[hostile, "<b>bold", "&amp;"])

@@ -121,3 +121,30 @@ def test_a_database_that_another_run_holds_is_told(
                 cache.store_scores(WANTED, {"niqe": (1.0, "")})
         finally:
             other.close()
+
+
+def test_a_database_that_is_held_at_the_start_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **k: usual(path, **{**k, "timeout": 0.01}))
+    with Cache(tmp_path) as cache:
+        cache.store_scores(WANTED, {"niqe": (1.0, "")})
+    other = usual(tmp_path / "scores.sqlite")
+    try:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(OutputError, match="end other runs"):
+            Cache(tmp_path)
+    finally:
+        other.close()
+    with Cache(tmp_path) as cache:
+        assert cache.scores(WANTED)["niqe"] == (1.0, "")
+
+
+def test_whatever_the_database_says_is_told_as_ours(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.close()
+    with pytest.raises(OutputError, match="figures cannot be kept"):
+        cache.flush()
+    with pytest.raises(OutputError, match="figures cannot be kept"):
+        cache.scores(WANTED)

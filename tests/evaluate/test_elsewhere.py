@@ -46,6 +46,8 @@ def test_a_report_of_ours_can_be_read_again(tmp_path: Path) -> None:
         ({"a": {"psnr": "high"}}, "", "holds no table"),
         ({"a": {"psnr": True}}, "", "holds no table"),
         ([], "", "holds no table"),
+        ({"hf": {"images": {"a": 1}}, "psnr": {"images": 3}}, "", "holds no table"),
+        ({"a": {"psnr": 10**400}}, "", "holds no table"),
     ],
 )
 def test_places_without_figures_are_refused(

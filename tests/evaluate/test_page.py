@@ -457,7 +457,7 @@ def test_cells_show_means_intervals_and_the_best(browser: Browser, shown: Path) 
     assert cell(browser, "y", "psnr")[1] == ""  # its paired interval excludes zero
     assert cell(browser, "y", "niqe") == ["5.50 (best) 5.00 … 6.00", "best"]
     assert cell(browser, "x", "niqe")[1] == "close"
-    assert cell(browser, "x", "musiq") == ["55.00 54.50 … 55.50 of 1", ""]
+    assert cell(browser, "x", "musiq") == ["55.00 of 1", ""]  # one image has no interval
     assert cell(browser, "y", "fd") == ["∞", ""]
     assert cell(browser, "b", "fd") == ["\u2013", "none"]
     assert cell(browser, "x", "cost memory")[0].startswith("3.00 MiB")
@@ -507,6 +507,33 @@ def test_differences_tell_whether_the_interval_excludes_zero(browser: Browser, s
     assert "reference" in cell(browser, "y", "psnr")[0]
     browser.click("[data-key=psnr]")
     assert order(browser) == "xyb"
+
+
+def test_differences_to_a_method_without_the_figure_are_empty_and_not_sorted(
+    browser: Browser, shown: Path
+) -> None:
+    browser.open(shown)
+    browser.choose("#score-controls select", "b")
+    assert [cell(browser, row, "fd")[0] for row in "bxy"] == ["\u2013"] * 3
+    browser.click("[data-key=fd]")
+    assert order(browser) == "bxy"
+    assert "not as differences" in browser.text("#tables")
+
+
+def test_one_image_gives_no_interval_and_no_verdict(browser: Browser, tmp_path: Path) -> None:
+    report = make_report()
+    report["datasets"][0]["images"] = ["one"]
+    for scores in report["scores"]["set"].values():
+        for one in scores.values():
+            one.update(count=1, low=one["mean"], high=one["mean"])
+    for pair in report["paired"]["set"]["psnr"]:
+        pair.update(count=1, low=pair["mean"], high=pair["mean"])
+    browser.open(write(report, tmp_path))
+    assert cell(browser, "x", "psnr") == ["25.00 (best)", "best"]
+    assert "no intervals" in browser.text("#tables")
+    browser.choose("#score-controls select", "y")
+    text, style = cell(browser, "x", "psnr")
+    assert style == "unknown" and "no interval" in text and "excludes" not in text
 
 
 def test_groups_of_columns_can_be_hidden(browser: Browser, shown: Path) -> None:
@@ -571,6 +598,35 @@ def test_the_scatter_puts_better_to_the_upper_right_on_any_axes(
     assert turned["y"][0] > turned["x"][0] and turned["x"][1] < turned["y"][1]
     label = browser.js("document.querySelector('.scatter').getAttribute('aria-label')")
     assert "PSNR against NIQE" in label and "Method x: NIQE 6.00 (5.50 to 6.50)" in label
+
+
+def test_the_scatter_starts_where_most_methods_can_be_drawn_and_names_the_others(
+    browser: Browser, tmp_path: Path
+) -> None:
+    report = make_report()
+    report["metrics"].insert(1, report["metrics"].pop(2))  # musiq, of x alone, before niqe
+    browser.open(write(report, tmp_path))
+    count = "document.querySelectorAll('.scatter circle').length"
+    up = "#trade-controls label:nth-child(3) select"
+    assert browser.js(count) == 3
+    assert browser.js(f"document.querySelector('{up}').value") == "niqe"
+    assert "Not shown" not in browser.text("#trade-figure")
+    browser.choose(up, "musiq")
+    assert browser.js(count) == 1
+    told = browser.text("#trade-figure figcaption")
+    assert "Not shown, as a figure is missing or infinite: Method b, Method y." in told
+
+
+@pytest.mark.parametrize(("better", "promised"), [("none", False), ("one", False), ("lower", True)])
+def test_the_scatter_calls_the_upper_right_better_only_where_it_is(
+    browser: Browser, tmp_path: Path, better: str, promised: bool
+) -> None:
+    report = make_report()
+    report["metrics"][1]["better"] = better
+    browser.open(write(report, tmp_path))
+    told = browser.text("#trade-figure figcaption")
+    assert ("upper right is better" in told) == promised
+    assert ("Dashed: 1" in told) == (better == "one")
 
 
 def cards(browser: Browser) -> list[str]:
@@ -732,6 +788,40 @@ def test_the_viewer_turns_pages_blinks_and_closes_by_keys(browser: Browser, show
     assert browser.js("document.activeElement.className") == "card"
 
 
+def test_a_picture_that_one_image_lacks_is_back_on_the_next(
+    browser: Browser, tmp_path: Path
+) -> None:
+    report = make_report()
+    add_pictures(report, tmp_path)
+    del report["pictures"]["set"]["three"]["x"]
+    open_viewer(browser, write(report, tmp_path))  # on two, the worst
+    picked = "[...document.querySelectorAll('#viewer select')].map(s => s.value)"
+    assert browser.js(picked) == ["hr", "x"]
+    browser.press("PageDown")
+    assert browser.js(picked) == ["hr", "hr"]
+    browser.press("PageUp")
+    assert browser.js(picked) == ["hr", "x"]
+
+
+def test_a_blink_ends_where_its_key_comes_up_elsewhere(browser: Browser, shown: Path) -> None:
+    open_viewer(browser, shown)
+    browser.press("B", release=False)  # with the lock of capitals
+    assert [one[2] for one in pixels(browser)] == [10, 10]
+    browser.js("dispatchEvent(new Event('blur'))")
+    assert [one[2] for one in pixels(browser)] == [10, 100]
+
+
+def test_keys_work_while_the_split_has_the_focus(browser: Browser, shown: Path) -> None:
+    open_viewer(browser, shown)
+    browser.press("s")
+    browser.wait("document.querySelector('#viewer canvas').dataset.pixelated")
+    browser.js("document.querySelector('#viewer .split').focus()")
+    browser.press("4")
+    assert zoom(browser) == 400
+    browser.press("S")
+    assert browser.js("document.querySelectorAll('#viewer canvas').length") == 2
+
+
 def test_two_fingers_zoom_and_one_moves(browser: Browser, shown: Path) -> None:
     open_viewer(browser, shown, width=390, height=800, phone=True, ratio=2)
     before = zoom(browser)
@@ -811,6 +901,15 @@ def test_a_phone_scrolls_tables_and_not_the_page(browser: Browser, shown: Path) 
     assert browser.js(f"{holder}.scrollWidth > {holder}.clientWidth")
     browser.js(f"{holder}.scrollLeft = 300")
     assert browser.js("document.querySelector('.scores th[scope=row]').getBoundingClientRect().left") < 40  # noqa: E501  # fmt: skip
+
+
+def test_a_long_word_does_not_push_columns_out(browser: Browser, tmp_path: Path) -> None:
+    report = make_report()
+    report["problems"][0]["problem"] = f"/folder/{'x' * 200}.png: is damaged"
+    for width in (1280, 390):
+        browser.open(write(report, tmp_path), width, 844)
+        holder = "document.querySelector('#problem-list .scroll')"
+        assert browser.js(f"{holder}.scrollWidth <= {holder}.clientWidth")
 
 
 def test_everything_that_acts_has_a_name_and_can_be_reached(browser: Browser, shown: Path) -> None:

@@ -152,3 +152,10 @@ def test_pictures_too_small_for_the_crop_are_named(tmp_path: Path) -> None:
         save(tmp_path / f"lr/{name}.png", side // 4, side // 4)
     names, problems = find(tmp_path, crop=48)
     assert names == ["a"] and "32x32 is smaller than the crop of 48" in problems["b"].problem
+
+
+def test_pictures_that_are_left_out_keep_their_results() -> None:
+    found, missing = match_results(["a"], ["a_b_x4", "a_x4"], others=["a", "a_b"])
+    assert found == {"a": "a_x4"} and not missing
+    found, missing = match_results(["a"], ["a_b_x4"], others=["a", "a_b"])
+    assert not found and list(missing) == ["a"]

@@ -135,3 +135,6 @@ def test_two_folders_are_a_protocol_named_after_them(tmp_path: Path) -> None:
     protocol = protocol_of_folders(tmp_path / "photos/hr", tmp_path / "photos/lr")
     assert protocol.datasets[0].name == "photos" and protocol.border == 4
     assert protocol_of_folders(None, tmp_path / "web").datasets[0].name == "web"
+    assert protocol_of_folders(None, tmp_path / "web").title == "web: photos without a reference"
+    alone = protocol_of_folders(tmp_path / "photos/hr", None)
+    assert protocol.title == "photos: pairs" and alone.title.endswith("results against references")

@@ -224,3 +224,34 @@ def test_pictures_too_small_for_a_figure_of_the_set_leave_a_reason(
         found, gaps = SetScorer(scorer(*names), cache).score(several, names, in_order)
     assert all(math.isnan(value) for value in found.values())
     assert "under 16" in gaps["swd"] and "64 or more" in gaps["fd-phi"]
+
+
+def test_a_flat_reference_has_no_gradient_to_compare_with() -> None:
+    flat = torch.full((1, 3, 32, 32), 0.5)
+    ready = scorer("gradient")
+    assert math.isnan(ready.score(Shot(picture(32), flat, None), ["gradient"]).values["gradient"])
+
+
+def test_another_package_that_fails_costs_its_own_figure_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def fails(*_: Any) -> Any:
+        calls.append(1)
+        raise RuntimeError("no weights")
+
+    hr = save(tmp_path / "set/hr.png", picture())
+    pair = Pair("a", hr, None, (64, 64), (64, 64), 4)
+    ready = scorer("psnr-y", "swd")
+    ready.measures["musiq"] = ready.sets["fid"] = fails
+    ready.versions |= {"musiq": "1", "fid": "1"}
+    with Cache(tmp_path / "cache") as cache:
+        for _ in range(2):  # what failed is tried again
+            found, _, _ = ready.score_file(hr, pair, cache, ["psnr-y", "musiq"])
+            assert math.isinf(found.values["psnr-y"]) and math.isnan(found.values["musiq"])
+            assert "RuntimeError: no weights" in found.gaps["musiq"]
+            several = members(tmp_path, 2)
+            sets, gaps = SetScorer(ready, cache).score(several, ["swd", "fid"], in_order)
+            assert sets["swd"] > 0 and math.isnan(sets["fid"]) and "no weights" in gaps["fid"]
+    assert len(calls) == 4

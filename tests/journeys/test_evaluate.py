@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -297,6 +298,7 @@ def test_where_nothing_can_be_scored_one_message_says_why(
         (["bicubic", "--limit", "0"], "limit: 0 is not possible"),
         (["bicubic", "--bootstrap", "0"], "bootstrap: 0"),
         (["bicubic", "--protocol", "realsr"], "leave --hr and --lr out"),
+        (["bicubic", "--data", "x"], "data: it belongs to a --protocol"),
         (["bicubic", "--luma", "rgb"], "luma"),
         (["nothing"], "is neither a model"),
     ],
@@ -430,6 +432,80 @@ def test_pictures_of_an_earlier_report_make_room(photos: Path) -> None:
     assert shown == {"ant", "bee"}
     names = {path.name for path in (photos.parent / "report").iterdir()}
     assert not any(name.startswith(".") for name in names)
+
+
+def test_a_folder_of_pictures_that_is_the_users_own_is_left_alone(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = photos.parent / "report/pictures"
+    place.parent.mkdir()
+    photos.rename(place)
+    folders = ["--hr", str(place / "hr"), "--lr", str(place / "lr"), "-o", str(place.parent)]
+    command = ["evaluate", "bicubic", *folders, "-q", "--metrics", "psnr-y"]
+    assert main(command) == 1
+    assert "is not replaced" in capsys.readouterr().err
+    assert len(list(place.rglob("*.png"))) == 6 and not (place.parent / "cache").exists()
+    assert main([*command, "--no-pictures"]) == 0
+    assert len(list(place.rglob("*.png"))) == 6
+
+
+def test_sets_in_other_letters_get_folders_of_their_own(photos: Path) -> None:
+    for name in ("\u732b", "\u72ac"):
+        add(photos.parent / name, "one")
+    lines = ['metrics = ["psnr-y"]']
+    for name in ("\u732b", "\u72ac", "photos"):
+        lines += ["[[dataset]]", f'name = "{name}"', f'hr = "{name}/hr"', f'lr = "{name}/lr"']
+    (photos.parent / "p.toml").write_text("\n".join(lines), encoding="utf-8")
+    output = photos.parent / "report"
+    protocol = ["--protocol", str(photos.parent / "p.toml"), "-o", str(output), "-q"]
+    assert main(["evaluate", "bicubic", *protocol]) == 0
+    shown = report(photos)["pictures"]
+    places = {name: shown[name]["one"]["hr"] for name in ("\u732b", "\u72ac")}
+    assert len(set(places.values())) == 2
+    assert all((output / place).is_file() for place in places.values())
+
+
+def test_a_result_that_a_power_cut_left_empty_is_made_anew(photos: Path) -> None:
+    command = words(photos, "bicubic", "-q", "--metrics", "psnr-y", "--no-pictures")
+    assert main(command) == 0
+    first = report(photos)["scores"]
+    result = next((photos.parent / "report/cache/results").glob("*/*.png"))
+    result.write_bytes(b"")
+    assert main(command) == 0
+    assert report(photos)["scores"] == first and result.stat().st_size > 0
+
+
+def test_what_is_in_the_cache_counts_for_a_model_that_cannot_be_loaded_any_more(
+    photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = words(photos, str(weights), "-q", "--metrics", "psnr-y", "--no-pictures")
+    assert main(command) == 0
+    add(photos, "dog")
+    add(photos, "eel")
+    monkeypatch.setattr(OurModel, "open", lambda _: 1 / 0)
+    assert main(command) == 1
+    found = report(photos)
+    assert len(found["problems"]) == 1
+    assert found["scores"]["photos"]["tiny-1"]["psnr-y"]["count"] == 3
+
+
+def test_results_may_be_named_as_inputs_that_have_names_of_their_own(photos: Path) -> None:
+    for name in ("ant", "bee", "cat"):
+        (photos / f"hr/{name}.png").rename(photos / f"hr/{name}_HR.png")
+        (photos / f"lr/{name}.webp").rename(photos / f"lr/{name}_LR4.webp")
+        (photos / f"sharp/{name}_x4.png").rename(photos / f"sharp/{name}_LR4.png")
+    assert main(words(photos, str(photos / "sharp"), "-q", "--metrics", "psnr-y")) == 0
+    assert report(photos)["scores"]["photos"]["sharp"]["psnr-y"]["count"] == 3
+
+
+def test_a_terminal_without_the_letters_gets_the_table_all_the_same(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(words(photos, f"d\u00fc={photos / 'sharp'}", "--metrics", "psnr-y")) == 0
+    out.seek(0)
+    assert "d\\xfc" in out.read()
 
 
 def test_a_model_that_fails_is_named_and_the_others_are_scored(

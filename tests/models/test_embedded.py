@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from addsr.image.resize import resize
-from addsr.metrics.pixel import gradient, lr_psnr
 from addsr.metrics.pictures import read_picture
+from addsr.metrics.pixel import gradient, lr_psnr
 from addsr.models.files import load_weights
 from addsr.models.hub import Model, embedded, load_model
 from addsr.upscaler import Upscaler

@@ -15,7 +15,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -47,7 +47,7 @@ CREATE TABLE IF NOT EXISTS runs (
 
 # what makes a result: where any of these files changes, results are made anew
 _MAKING = (
-    *("nets", "diffusion", "engines", "image", "upscaler.py", "plan.py"),
+    *("nets", "diffusion", "engines", "image", "upscaler.py", "plan.py", "models/registry.py"),
     *(f"evaluate/{name}.py" for name in ("methods", "foreign", "pictures")),
 )
 _WORDS = ("metrics/catalog.py",)  # change no figure
@@ -137,7 +137,7 @@ class Cache:
 
     def flush(self) -> None:
         """Everything stored so far is on the disk after it, and other runs may write."""
-        with self._lock:
+        with self._guarded():
             self._database.commit()
 
     # results
@@ -217,17 +217,23 @@ class Cache:
         return None if row is None else (int(row[0]), str(row[1]))
 
     def _row(self, query: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        with self._lock:
+        with self._guarded():
             return self._database.execute(query, values).fetchone()
 
     def _write(self, query: str, rows: list[tuple[Any, ...]]) -> None:
+        with self._guarded():
+            self._database.executemany(query, rows)
+            if time.monotonic() - self._last_commit > COMMIT_SECONDS:
+                self._database.commit()
+                self._last_commit = time.monotonic()
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Generator[None]:
+        """The database for one thread, its errors as ours."""
         with self._lock:
             try:
-                self._database.executemany(query, rows)
-                if time.monotonic() - self._last_commit > COMMIT_SECONDS:
-                    self._database.commit()
-                    self._last_commit = time.monotonic()
-            except sqlite3.OperationalError as error:  # a full disk, another run's lock
+                yield
+            except sqlite3.DatabaseError as error:  # a full disk, another run's lock, damage
                 raise OutputError(
                     f"{self.folder}: figures cannot be kept ({error}); free the disk, end other "
                     "runs with this output folder, or use --no-cache"
@@ -237,6 +243,11 @@ class Cache:
         path = self.folder / "scores.sqlite"
         try:
             return self._connect(path)
+        except sqlite3.OperationalError as error:  # locked or not writable, which is no damage
+            raise OutputError(
+                f"{path}: cannot be used ({error}); end other runs with this output folder, or "
+                "choose another one"
+            ) from error
         except sqlite3.DatabaseError as error:
             aside = path.with_name(f"scores.damaged-{int(time.time())}.sqlite")
             log.warning("%s: is damaged (%s); put aside as %s", path, error, aside.name)

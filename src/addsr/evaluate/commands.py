@@ -115,7 +115,7 @@ def evaluate(
     from addsr.settings import read_settings
 
     from .cache import Cache
-    from .exhibits import add_pictures
+    from .exhibits import add_pictures, check_place
     from .methods import ModelOptions, make_methods
     from .protocol import load_protocol, protocol_of_folders
     from .report import build_report, write_report
@@ -126,6 +126,8 @@ def evaluate(
     settings = read_settings()
     if protocol is not None and (hr is not None or lr is not None):
         raise OptionError("protocol: it names the folders itself; leave --hr and --lr out")
+    if protocol is None and data is not None:
+        raise OptionError("data: it belongs to a --protocol; leave it out, or name one")
     chosen = protocol_of_folders(hr, lr) if protocol is None else load_protocol(protocol, data)
     chosen = _changed(chosen, border, luma)
     device = device or settings.device
@@ -151,6 +153,8 @@ def evaluate(
     )
     choose_metrics(how.metrics or chosen.metrics)  # refuses unknown names before any work
     make_folder(output)
+    if pictures:
+        check_place(output)
     with (
         Cache(output / ("cache" if cache else ".cache.part"), keep=cache) as kept,
         Bar("evaluating", shown=not talk.quiet) as bar,
@@ -163,7 +167,10 @@ def evaluate(
     if not talk.quiet:
         from rich.console import Console
 
-        print_report(report, Console())
+        console = Console()
+        with console.capture() as shown:  # `say` prints what the terminal has no letters for
+            print_report(report, console)
+        say(shown.get().rstrip("\n"))
         say(f"report: {output / 'report.html'}")
     problems = len(report["problems"])
     if problems:
@@ -179,6 +186,8 @@ def ab(
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("ab.html"),
     seed: int = 0,
     count: int | None = None,
+    title_a: str | None = None,
+    title_b: str | None = None,
     tally: Annotated[bool, Parameter(negative="")] = False,
     talk: Talk = USUAL_TALK,
 ) -> int:
@@ -201,6 +210,10 @@ def ab(
         Of the order and the sides.
     count
         Only so many pictures.
+    title_a
+        Name of the first folder's results, told at the end. [default: the folder's]
+    title_b
+        Name of the second's.
     tally
         Print wins, ties and losses of saved files, with a sign test.
     """
@@ -211,7 +224,10 @@ def ab(
         raise OptionError(f"FOLDER: {len(folders)} are given; name two folders of results")
     from .ab import write_ab_page
 
-    page = write_ab_page(folders[0], folders[1], output, lr=lr, hr=hr, seed=seed, count=count)
+    page = write_ab_page(
+        folders[0], folders[1], output, lr=lr, hr=hr, seed=seed, count=count,
+        title_a=title_a, title_b=title_b,
+    )  # fmt: skip
     for name, problem in page.left_out:
         say(f"{name}: {problem}", sys.stderr)
     if not talk.quiet:

@@ -39,7 +39,7 @@ def read_scores(place: str) -> tuple[dict[str, dict[str, float]], list[str]]:
         value: Any = json.loads(Path(name).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"scores: {name} cannot be read ({error.strerror}); check it") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"scores: {name} is no JSON ({error}); give figures in JSON") from error
     for key in filter(None, inside.split("/")):
         if not isinstance(value, dict) or key not in value:
@@ -80,7 +80,7 @@ def _rows(value: Any) -> dict[str, dict[str, float]] | None:
     table = cast("dict[str, Any]", value)
     if not all(isinstance(row, dict) for row in table.values()):
         return None
-    if all("images" in row for row in table.values()):
+    if all(isinstance(row.get("images"), dict) for row in table.values()):
         turned: dict[str, dict[str, Any]] = {}
         for metric, entry in table.items():
             for picture, number in entry["images"].items():
@@ -103,5 +103,8 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # JSON's whole numbers have no end
+            return None
     return float(value) if value in ("inf", "-inf") else None

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from .run import Evaluation
 
 log = logging.getLogger(__name__)
 
+MARK = ".addsr-pictures"
+"""An empty file that tells our folder of pictures from one of the user's own."""
 MOST_IMAGES = 60
 """Images of a data set whose pictures are laid there; of more, the telling ones."""
 
@@ -27,16 +29,22 @@ def add_pictures(report: dict[str, Any], done: Evaluation, folder: Path) -> None
     """Lays pictures beside the report in `folder/pictures` and names them in it.
 
     Those of an earlier report there are replaced once the new ones are complete.
+
+    Raises:
+        OutputError: they cannot be written, or would replace what is not ours (`check_place`).
     """
+    check_place(folder)
     fresh = folder / f".pictures.{secrets.token_hex(4)}.part"
     try:
         fresh.mkdir()
+        (fresh / MARK).touch()
+        places = _place_names(done.pairs)
         for dataset, pairs in done.pairs.items():
             chosen = _telling(report, dataset, pairs)
             named: dict[str, dict[str, str]] = {}
             for pair in pairs:
                 if pair.name in chosen:
-                    named[pair.name] = _lay(done, dataset, pair, fresh)
+                    named[pair.name] = _lay(done, dataset, pair, fresh, places[dataset])
             report["pictures"][dataset] = named
         _swap(fresh, folder / "pictures")
     except OSError as error:
@@ -49,7 +57,40 @@ def add_pictures(report: dict[str, Any], done: Evaluation, folder: Path) -> None
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _lay(done: Evaluation, dataset: str, pair: Pair, fresh: Path) -> dict[str, str]:
+def check_place(folder: Path) -> None:
+    """Finds out before any work whether `folder/pictures` may be replaced.
+
+    Raises:
+        OutputError: it holds files that no report laid there.
+    """
+    place = folder / "pictures"
+    try:
+        is_ours = not os.path.lexists(place) or (place / MARK).is_file() or not any(place.iterdir())
+    except OSError:  # a file, or a folder that may not be read
+        is_ours = False
+    if not is_ours:
+        raise OutputError(
+            f"{place}: was not made by addsr evaluate and is not replaced; choose another output "
+            "folder, move it away, or use --no-pictures"
+        )
+
+
+def _place_names(datasets: Iterable[str]) -> dict[str, str]:
+    """Data set -> name of its folder; different ones for names that differ in other letters."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for dataset in datasets:
+        name = plain = make_id(dataset)
+        number = 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{plain}-{number}"
+        taken.add(name.lower())
+        names[dataset] = name
+    return names
+
+
+def _lay(done: Evaluation, dataset: str, pair: Pair, fresh: Path, place: str) -> dict[str, str]:
     sources: dict[str, Path] = {}
     if pair.hr is not None:
         sources["hr"] = pair.hr
@@ -61,7 +102,7 @@ def _lay(done: Evaluation, dataset: str, pair: Pair, fresh: Path) -> dict[str, s
     made = {method.id for method in done.methods if method.maker is not None}
     laid: dict[str, str] = {}
     for key, source in sources.items():
-        target = fresh / make_id(dataset) / pair.name / key
+        target = fresh / place / pair.name / key
         try:
             path = copy_beside(source, pair, target, is_input=key == "lr", link=key in made)
         except OutputError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -190,14 +191,14 @@ def make_methods(
 def split_name(word: str) -> tuple[str | None, str]:
     """The title before `=`, if there is one, and the rest."""
     match = re.fullmatch(r"([^=/\\#]+)=(.+)", word)
-    if match is None or Path(word).exists():
+    if match is None or os.path.exists(word):  # Path.exists raises for names that are too long
         return None, word
     return match[1].strip(), match[2]
 
 
 def make_id(name: str) -> str:
     """`name` with only such letters as fit into file names."""
-    plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.") or "method"
+    plain = re.sub(r"[^\w.+-]+", "-", name)[:60].strip("-.") or "method"
     return f"method-{plain}" if plain in ("hr", "lr") else plain
 
 
@@ -214,13 +215,13 @@ def _methods(word: str, scale: int, options: ModelOptions) -> list[Method]:
     if what in MODELS:
         return _ours(what, title, scale, options)
     path = Path(what)
-    if "{dataset}" in what or path.is_dir():
+    if "{dataset}" in what or os.path.isdir(path):
         for trained in (path / "weights" / "net-ema.safetensors", path / "net-ema.safetensors"):
             if trained.is_file():
                 raise OptionError(f"METHOD: {what} is a folder of training; give {trained}")
         name = title or path.resolve().name
         return [Method(make_id(name), name, "folder", folder=what)]
-    if path.is_file() and path.suffix.lower() in MODEL_SUFFIXES:
+    if os.path.isfile(path) and path.suffix.lower() in MODEL_SUFFIXES:
         if _is_ours(path):
             return _ours(what, title, scale, options)
         name = title or path.stem
@@ -229,7 +230,7 @@ def _methods(word: str, scale: int, options: ModelOptions) -> list[Method]:
         foreign.check()
         return [_foreign(make_id(name), name, foreign, hash_file(path), None)]
     known = ", ".join(MODELS)
-    if path.is_file():
+    if os.path.isfile(path):
         raise OptionError(
             f"METHOD: {what} is no model file ({', '.join(sorted(MODEL_SUFFIXES))}) and no folder; "
             "figures made elsewhere go with --scores NAME=FILE.json"
@@ -276,7 +277,10 @@ def _facts(model: str) -> tuple[ModelInfo, str]:
 def _facts_of_file(path: Path, known: ModelInfo | None) -> tuple[ModelInfo, str]:
     metadata: dict[str, Any] = dict(_header(path))
     if "config" in metadata:
-        metadata["config"] = json.loads(metadata["config"])
+        try:
+            metadata["config"] = json.loads(metadata["config"])
+        except ValueError as error:
+            raise ModelError(f"{path}: its config is no JSON ({error}); fetch it again") from error
     info = info_for_file(known.name if known else path.name, metadata, path.stat().st_size / 1e6)
     return info, hash_file(path)
 

@@ -65,6 +65,13 @@ def list_pictures(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]
     return single, {name: paths for name, paths in found.items() if len(paths) > 1}
 
 
+def list_names(dataset: Dataset) -> set[str]:
+    """The names of all pictures of a data set, whether they can be used or not."""
+    folder = dataset.hr if dataset.hr is not None else dataset.lr
+    assert folder is not None
+    return {name for names in list_pictures(folder) for name in names}
+
+
 def without_suffix(name: str) -> str:
     """A picture's name; only the suffixes of pictures are taken off, as `a.b` is a name too."""
     path = Path(name)
@@ -127,12 +134,16 @@ def find_pairs(
 
 
 def match_results(
-    names: Iterable[str], files: Sequence[str], what: str = "result"
+    names: Iterable[str],
+    files: Sequence[str],
+    what: str = "result",
+    others: Iterable[str] = (),
 ) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
     """Picture -> stem of its result, and picture -> (problem, remedy) where there is no such.
 
     A result has the picture's name, or that name with something behind it (`_x4`, `-x4plus`,
-    `_out`) if only one file has; of several names that begin it the longest counts.
+    `_out`) if only one file has; of several names that begin it the longest counts, be it one of
+    `others`, pictures of the data set that no result is looked for.
     """
     known = list(names)
     exact = set(files)
@@ -140,7 +151,7 @@ def match_results(
     open_names = {name for name in known if name not in exact}
     candidates: dict[str, list[str]] = {}
     if open_names:
-        everything = set(known)
+        everything = {*known, *others}
         for stem in files:
             if stem in everything:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -85,7 +86,8 @@ def protocol_of_folders(
     if hr is None and lr is None:
         raise OptionError("lr: give --lr and --hr folders, --lr alone, or a --protocol")
     for name, folder in (("hr", hr), ("lr", lr)):
-        if folder is not None and not folder.is_dir():
+        # Path.is_dir raises where it may not look
+        if folder is not None and not os.path.isdir(folder):
             raise InputError(f"{name}: {folder} is no folder; give a folder of pictures")
     named = lr if lr is not None else hr
     assert named is not None
@@ -93,7 +95,9 @@ def protocol_of_folders(
     name = named.resolve().name
     if name.lower() in {"lr", "hr", "lq", "gt", "test_lr", "test_hr"}:
         name = named.resolve().parent.name or name
-    title = "pairs" if hr is not None and lr is not None else "photos without a reference"
+    title = "pairs" if lr is not None else "results against references"
+    if hr is None:
+        title = "photos without a reference"
     return Protocol(
         name="folders",
         title=f"{name}: {title}",
@@ -213,7 +217,7 @@ def _folder(where: str, dataset: str, field_name: str, value: Any, root: Path) -
         where, f"dataset {dataset}.{field_name}", [value] if isinstance(value, str) else value
     )
     for place in places:
-        if (root / place).is_dir():
+        if os.path.isdir(root / place):
             return root / place
     named = " nor ".join(str(root / place) for place in places)
     raise InputError(

@@ -13,10 +13,11 @@ from typing import cast
 from torch import Tensor
 
 from addsr.errors import AddsrError, InputError, OutputError
+from addsr.image.io import read_size
 
 from .cache import Cache, hash_file, key_of
 from .methods import Method, Run
-from .pairs import Pair, Problem, list_pictures, match_results
+from .pairs import Pair, Problem, list_names, list_pictures, match_results
 from .pictures import read_picture, to_image
 from .protocol import Dataset
 from .speed import PeakMemory
@@ -81,7 +82,8 @@ def find_results(
     if folder is None:
         ledger.add(dataset.name, "", method.id, "has no results on this data set", "name a folder")
         return {}
-    names = [pair.name for pair in pairs]
+    inputs = {pair.name: pair.lr for pair in pairs}
+    names = list(inputs)
     try:
         files, several = list_pictures(folder)
     except InputError as error:
@@ -93,7 +95,13 @@ def find_results(
                 dataset.name, name, method.id,
                 f"{' and '.join(path.name for path in paths)} have the same name", "keep one",
             )  # fmt: skip
-    found, missing = match_results(names, list(files))
+    found, missing = match_results(names, list(files), others=list_names(dataset))
+    # where references have names of their own, models name results as the inputs
+    named = {lr.stem: name for name, lr in inputs.items() if name in missing and lr is not None}
+    free = [stem for stem in files if stem not in found.values()]
+    for stem, result in match_results(named, free)[0].items():
+        found[named[stem]] = result
+        del missing[named[stem]]
     if not found and names:
         ledger.add(
             dataset.name, "", method.id, f"{folder} holds none of its pictures",
@@ -135,7 +143,9 @@ def make_results(
                 try:
                     key = key_of("result", hash_file(pair.lr), pair.size, method.fingerprint)
                     path = cache.result_path(key)
-                    lr = None if path.is_file() else read_picture(pair.lr, pair, is_input=True)
+                    lr = None
+                    if not _is_whole(path, pair):
+                        lr = read_picture(pair.lr, pair, is_input=True)
                 except (OSError, AddsrError) as error:
                     ledger.add_error(dataset, pair.name, None, _as_ours(pair.lr, error))
                     continue
@@ -147,13 +157,15 @@ def make_results(
                 except _UnusableError as error:
                     assert isinstance(error.__cause__, Exception)
                     ledger.add_error("", "", method.id, error.__cause__)
-                    return {}, Speed(note="could not be run")
+                    continue  # what is in the cache is there all the same
                 except Exception as error:
                     ledger.add_error(dataset, pair.name, method.id, error)
                     continue
                 made[dataset, pair.name] = path
                 keys.append(key)
         maker.finish()
+    if maker.failure is not None and not keys:
+        return made, Speed(note="could not be run")
     return made, _speed(method, keys, maker.count, cache)
 
 
@@ -170,16 +182,21 @@ class _Maker:
         self.source = method.maker
         self.memory = PeakMemory(method.maker.device)
         self.run: Run | None = None
+        self.failure: Exception | None = None
+        """Why the method cannot be loaded; that is tried once."""
         self.count = 0
         """Results made."""
 
     def make(self, lr: Tensor, pair: Pair, key: str) -> None:
         """Makes and keeps the result for an input, and how long it took."""
+        if self.failure is not None:
+            raise _UnusableError from self.failure
         if self.run is None:
             self.memory.start()
             try:
                 self.run = cast(Run, self.stack.enter_context(self.source.open()))
             except Exception as error:
+                self.failure = error
                 raise _UnusableError from error
         started = time.perf_counter()
         result = self.run(lr).float().cpu()
@@ -198,6 +215,14 @@ class _Maker:
             if peak and (before is None or before[0] < peak):
                 self.cache.store_peak(self.method.fingerprint, peak, kind)
         self.cache.flush()
+
+
+def _is_whole(path: Path, pair: Pair) -> bool:
+    """Whether a result lies in the cache; a power cut can leave an empty file under its name."""
+    try:
+        return path.is_file() and read_size(path) == pair.size
+    except InputError:
+        return False
 
 
 def _check_size(shape: tuple[int, ...], pair: Pair) -> None:

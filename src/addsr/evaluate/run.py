@@ -21,7 +21,7 @@ from addsr.metrics.catalog import Metric, choose_metrics
 from .cache import Cache
 from .elsewhere import read_scores
 from .methods import Method
-from .pairs import Pair, Problem, find_pairs, match_results
+from .pairs import Pair, Problem, find_pairs, list_names, match_results
 from .protocol import Dataset, Protocol
 from .results import Ledger, Place, Speed, find_results, make_results
 from .score import Resources, Scored, Scorer, UnreadableError
@@ -210,9 +210,15 @@ def _score(
                 done.gaps[dataset.name, method.id, name] = (count + 1, first)
             members.append(Member(number, pair, files[pair.name], sr_hash, hr_hash))
     if members and scorer.set_metrics(has_hr):
-        values, gaps = SetScorer(scorer, cache).score(
-            members, scorer.set_metrics(has_hr), pool.in_order
-        )
+        try:
+            values, gaps = SetScorer(scorer, cache).score(
+                members, scorer.set_metrics(has_hr), pool.in_order
+            )
+        except OutputError:
+            raise
+        except Exception as error:  # the figures of single pictures are there all the same
+            ledger.add_error(dataset.name, "", method.id, error)
+            values, gaps = {}, {}
         done.set_scores.setdefault(dataset.name, {})[method.id] = values
         for name, reason in gaps.items():
             done.gaps[dataset.name, method.id, name] = (len(members), reason)
@@ -239,7 +245,9 @@ def _read_scores(
         return
     if unknown:
         log.info("%s: figures of unknown names are left out: %s", place, ", ".join(unknown))
-    found, missing = match_results([pair.name for pair in pairs], list(rows), "row of figures")
+    found, missing = match_results(
+        [pair.name for pair in pairs], list(rows), "row of figures", list_names(dataset)
+    )
     if not found:
         ledger.add(
             dataset.name, "", method.id, f"{place} has figures of none of its pictures",

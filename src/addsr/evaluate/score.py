@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from addsr.errors import AddsrError, InputError, OptionError
@@ -66,6 +67,8 @@ class Scored:
 
     values: dict[str, float]
     gaps: dict[str, str]
+    failed: set[str] = field(default_factory=set[str])
+    """Those of another package that failed, which may go well next time."""
 
 
 class Scorer:
@@ -105,12 +108,18 @@ class Scorer:
         """The figures called so of one picture."""
         values: dict[str, float] = {}
         gaps: dict[str, str] = {}
+        failed: set[str] = set()
         for name in names:
             try:
                 values[name] = float(self.measures[name](shot))
             except InputError as error:
                 values[name], gaps[name] = math.nan, str(error)
-        return Scored(values, gaps)
+            except Exception as error:  # of another package; its figure alone is lost
+                if CATALOG[name].verified:
+                    raise
+                values[name], gaps[name] = math.nan, str(foreign_error(name, error))
+                failed.add(name)
+        return Scored(values, gaps, failed)
 
     def score_file(
         self, path: Path, pair: Pair, cache: Cache, names: Sequence[str]
@@ -144,7 +153,11 @@ class Scorer:
             fresh = self.score(self._shot(path, pair, absent), absent)
             cache.store_scores(
                 wanted,
-                {name: (value, fresh.gaps.get(name, "")) for name, value in fresh.values.items()},
+                {
+                    name: (value, fresh.gaps.get(name, ""))
+                    for name, value in fresh.values.items()
+                    if name not in fresh.failed
+                },
             )
             scored.values.update(fresh.values)
             scored.gaps.update(fresh.gaps)
@@ -296,6 +309,15 @@ class UnreadableError(InputError):
     """The input or the reference of a pair cannot be used, whatever the method."""
 
 
+def foreign_error(name: str, error: Exception) -> InputError:
+    """What another package raised, as one of our errors."""
+    reason = (str(error).splitlines() or [""])[0]
+    return InputError(
+        f"{name}: its package failed ({type(error).__name__}: {reason}); leave {name} out, or see "
+        "what that package needs"
+    )
+
+
 def hash_tensors(*tensors: Tensor) -> str:
     """A key of the values of tensors."""
     return digest({str(number): tensor for number, tensor in enumerate(tensors)})[:16]
@@ -326,6 +348,11 @@ def _compared(
     return measure
 
 
+def _ratio(figure: Tensor, reference: Tensor) -> Tensor:
+    """NaN where a reference is flat: one infinite ratio would be the mean of all."""
+    return torch.where(reference > 0, figure / reference, torch.nan)
+
+
 def _laplacian(part: str) -> Callable[[Shot, int, bool], Tensor]:
     def measure(shot: Shot, border: int, _: bool) -> Tensor:
         if "laplacian" not in shot.shared:
@@ -348,7 +375,7 @@ _PLAIN: dict[str, Callable[[Shot, int, bool], Tensor]] = {
     "laplacian-flat": _laplacian("flat"),
     "laplacian-edge": _laplacian("edge"),
     "laplacian-texture": _laplacian("texture"),
-    "gradient": lambda shot, *_: gradient(shot.sr) / gradient(shot.reference),
+    "gradient": lambda shot, *_: _ratio(gradient(shot.sr), gradient(shot.reference)),
     "gradient-levels": lambda shot, *_: gradient(shot.sr),
     "hf": lambda shot, *_: high_frequency_share(shot.sr),
 }

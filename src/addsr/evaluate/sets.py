@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from addsr.errors import InputError
+from addsr.metrics.catalog import CATALOG
 from addsr.metrics.distributions import (
     Moments,
     Reservoir,
@@ -32,7 +33,7 @@ from addsr.metrics.phi import SMALLEST_SIDE, phi_features
 from .cache import Cache, key_of, measuring_version
 from .pairs import Pair
 from .pictures import read_picture
-from .score import Scorer
+from .score import Scorer, foreign_error
 
 LEVELS = 3
 """Of the pyramid: the two octaves that x4 has to invent, and what is left at the input's size."""
@@ -85,9 +86,14 @@ class SetScorer:
         gaps = {name: note for name, (_, note) in known.items() if note}
         absent = [name for name in names if name not in known]
         if absent:
-            fresh, reasons = self._measure(members, absent, in_order)
+            fresh, reasons, failed = self._measure(members, absent, in_order)
             self.cache.store_scores(
-                wanted, {name: (fresh[name], reasons.get(name, "")) for name in absent}
+                wanted,
+                {
+                    name: (fresh[name], reasons.get(name, ""))
+                    for name in absent
+                    if name not in failed
+                },
             )
             values |= fresh
             gaps |= reasons
@@ -98,7 +104,8 @@ class SetScorer:
         members: Sequence[Member],
         names: Sequence[str],
         in_order: Callable[[Callable[[Member], Any], Sequence[Member]], Iterator[Any]],
-    ) -> tuple[dict[str, float], dict[str, str]]:
+    ) -> tuple[dict[str, float], dict[str, str], set[str]]:
+        """Figures, why there are none, and those of another package that failed."""
         levels = 0
         if "swd" in names:
             levels = min(LEVELS, *(pyramid_levels(*member.pair.size) for member in members))
@@ -119,12 +126,18 @@ class SetScorer:
                     side.add(drawn)
         values: dict[str, float] = {}
         gaps: dict[str, str] = {}
+        failed: set[str] = set()
         for name in names:
             try:
                 values[name] = self._figure(name, sides, levels, members)
             except InputError as error:
                 values[name], gaps[name] = math.nan, str(error)
-        return values, gaps
+            except Exception as error:  # of another package; its figure alone is lost
+                if CATALOG[name].verified:
+                    raise
+                values[name], gaps[name] = math.nan, str(foreign_error(name, error))
+                failed.add(name)
+        return values, gaps, failed
 
     def _figure(
         self, name: str, sides: tuple[_Side, _Side], levels: int, members: Sequence[Member]

@@ -55,7 +55,8 @@ def bootstrap(
 ) -> list[Mean]:
     """Mean and percentile interval of each column of `table` `(pictures, columns)`.
 
-    NaN stands for a figure that a picture does not have: it is left out, in every draw. Infinite
+    NaN stands for a figure that a picture does not have: it is left out, in every draw. Of a single
+    figure there is no interval (NaN). Infinite
     figures count, and make the mean infinite. All columns see the same draws, and the same table
     and seed give the same figures.
 
@@ -98,8 +99,15 @@ def bootstrap(
         drawn.append(means_of(weights.astype(np.float64)))
     samples = np.concatenate(drawn)  # (resamples, columns)
     ends = ((1 - confidence) / 2, (1 + confidence) / 2)
+    # every draw from one picture is that picture: an interval of no width would claim certainty
+    none = (math.nan, math.nan)
     return [
-        Mean(float(means[k]), *_ends(samples[:, k], ends), int(counts[k])) for k in range(columns)
+        Mean(
+            float(means[k]),
+            *(_ends(samples[:, k], ends) if counts[k] > 1 else none),
+            int(counts[k]),
+        )
+        for k in range(columns)
     ]
 
 

@@ -42,7 +42,7 @@ def number(value: float | str | None, digits: int) -> str:
 def interval(report: dict[str, Any], dataset: str, method: str, metric: dict[str, Any]) -> str:
     """The ends of the interval in brackets, empty for figures without one."""
     figures = report["scores"][dataset].get(method, {}).get(metric["name"])
-    if metric["scope"] == "set" or figures is None:
+    if metric["scope"] == "set" or figures is None or figures["low"] is None:
         return ""
     low, high = (number(figures[end], metric["digits"]) for end in ("low", "high"))
     return f" [{low}, {high}]"
@@ -140,7 +140,8 @@ def _differences(report: dict[str, Any], dataset: str, titles: dict[str, str]) -
             )
             wins = "-" if one["wins"] is None else f"{one['wins']} of {one['count']}"
             names = [titles.get(str(one[side]), str(one[side])) for side in ("a", "b")]
-            rows.append([_title(metric), *names, f"{mean} [{low}, {high}]", wins])
+            ends = "" if one["low"] is None else f" [{low}, {high}]"
+            rows.append([_title(metric), *names, mean + ends, wins])
     if not rows:
         return []
     head = ["metric", "a", "b", "a - b", "a better on"]

@@ -1,8 +1,9 @@
 """Measures of picture quality: pictures are float `(B, 3, H, W)` in [0, 1], figures `(B,)`.
 
 `pixel` and `structure` compare with a reference or an input, `spectrum` shows where detail is
-missing or made up, `niqe`, `piqe` and `brisque` need no reference, `distributions` and `phi` compare
-sets of pictures; `lpips`, `dists` and `adapters` need weights of others. `catalog` lists all of them.
+missing or made up, `niqe`, `piqe` and `brisque` need no reference, `distributions` and `phi`
+compare sets of pictures; `lpips`, `dists` and `adapters` need weights of others. `catalog` lists
+all of them.
 """
 
 from __future__ import annotations

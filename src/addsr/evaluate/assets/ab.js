@@ -94,7 +94,7 @@ const zoomed = el("output", { class: "zoom", "aria-live": "off" });
 const panes = el("div", { class: "panes" });
 const told = el("div", { class: "progress", role: "status" });
 const meter = el("progress", { max: items.length, "aria-label": "Progress" });
-const canvases = {};
+const canvases = {}, tags = {};
 const referenceButton = el("button", { type: "button", id: "reference", click: () => turnReference() });
 const undoButton = el("button", { type: "button", id: "undo", click: () => undo() }, "Back ", el("kbd", {}, "⌫"));
 
@@ -133,14 +133,15 @@ const turnReference = () => {
 };
 
 const drawPanes = () => {
-  const tags = [["1", "1"], ...(reference ? [["reference", REFERENCES[reference]]] : []), ["2", "2"]];
-  panes.replaceChildren(...tags.map(([key, text]) => {
+  const shown = [["1", "1"], ...(reference ? [["reference", REFERENCES[reference]]] : []), ["2", "2"]];
+  panes.replaceChildren(...shown.map(([key, text]) => {
     canvases[key] = canvases[key] || el("canvas", { tabindex: 0, role: "img" });
     canvases[key].setAttribute("aria-label", key === "reference" ? text : `Picture ${text}`);
-    return el("div", { class: "pane" }, el("div", { class: "tag", "aria-hidden": "true" }, text), canvases[key]);
+    tags[key] = el("div", { class: "tag", "aria-hidden": "true" }, text);
+    return el("div", { class: "pane" }, tags[key], canvases[key]);
   }));
   const next = [...data.references, ""][([...data.references, ""].indexOf(reference) + 1) % (data.references.length + 1)];
-  referenceButton.replaceChildren(next ? `Show ${REFERENCES[next]}` : "Hide the reference", " ", el("kbd", {}, "R"));
+  referenceButton.replaceChildren(next ? `Show ${REFERENCES[next]}` : `Hide ${REFERENCES[reference]}`, " ", el("kbd", {}, "R"));
 };
 
 const load = (position) => {
@@ -171,6 +172,7 @@ const showPair = async (fresh = true) => {
     canvas: canvases[key],
     layers: [{ source: images[key === "reference" ? reference : blink ? "1" : key], area }],
   })));
+  tags["2"].replaceChildren(blink ? "1" : "2");
   document.documentElement.dataset.pair = String(position);
   if (fresh) {
     clock.start();
@@ -224,12 +226,12 @@ const showResult = () => {
     return tally[name] ? bar : null;
   };
   byId("result").replaceChildren(
-    el("h1", {}, lead && tally.p < 0.05 ? `${titles[lead]} was preferred` : "No clear preference"),
+    el("h1", {}, !results.length ? "No answers yet" : lead && tally.p < 0.05 ? `${titles[lead]} was preferred` : "No clear preference"),
     el("p", { class: "verdict" }, `${titles.a} was better in ${tally.a}, ${titles.b} in ${tally.b} of ${plural(whole, "pair")}; no difference in ${tally.tie}${tally.skip ? `, ${tally.skip} skipped` : ""}.`),
     whole ? el("div", { class: "tally", "aria-hidden": "true" }, part("a"), part("tie"), part("b")) : "",
-    el("p", {}, `Exact two-sided sign test over the ${judged} with a preference: p = ${p}. `, tally.p < 0.05
+    judged ? el("p", {}, `Exact two-sided sign test over the ${judged} with a preference: p = ${p}. `, tally.p < 0.05
       ? "If both were equally liked, a split this uneven would be rare."
-      : "A split this uneven would be no surprise if both were equally liked."),
+      : "A split like this would be no surprise if both were equally liked.") : "",
     judged ? el("p", { class: "muted small" }, `The picture shown first was chosen ${firsts} of ${judged} times. Ties and skipped pairs are left out of the test.`) : "",
     el("div", { class: "row" },
       el("button", { type: "button", class: "main", id: "save", click: file }, "Save the answers (JSON)"),
@@ -245,24 +247,27 @@ const showResult = () => {
 };
 
 const setBlink = (on) => {
-  if (blink === on || byId("judge").hidden) return;
+  const judging = !byId("judge").hidden;
+  if (blink === on || (on && !judging)) return;
   blink = on;
-  showPair(false);
+  if (judging) showPair(false);
 };
 
 document.addEventListener("keydown", (event) => {
   if (byId("judge").hidden || event.ctrlKey || event.metaKey || event.altKey) return;
   const plain = { ArrowLeft: "1", 1: "1", ArrowRight: "2", 2: "2", ArrowDown: "tie", s: "skip", S: "skip" }[event.key];
+  const letter = event.key.toLowerCase();
   if (plain && !event.shiftKey) {
     if (!event.repeat) answer(plain); // a key held down answers once
-  } else if (event.key === "Backspace" || event.key === "u") {
+  } else if (event.key === "Backspace" || letter === "u") {
     if (!event.repeat) undo();
-  } else if (event.key === "r" && data.references.length) turnReference();
-  else if (event.key === "b") setBlink(true);
+  } else if (letter === "r" && data.references.length) turnReference();
+  else if (letter === "b") setBlink(true);
   else if (!stage.key(event, event.shiftKey)) return;
   event.preventDefault();
 });
-document.addEventListener("keyup", (event) => { if (event.key === "b") setBlink(false); });
+document.addEventListener("keyup", (event) => { if (event.key.toLowerCase() === "b") setBlink(false); });
+window.addEventListener("blur", () => setBlink(false)); // the key comes up elsewhere
 
 showIntro();
 document.documentElement.dataset.ready = "yes";

@@ -95,7 +95,7 @@ const drawGallery = () => {
   byId("picture-list").replaceChildren(
     el("p", { class: "muted small" }, `${what}.${pictures.packing
       ? ` Choose a picture to compare it closely. This page holds the pictures as ${pictures.packing}${
-        pictures.omitted ? `, of ${plural(pictures.omitted, "more image")} none` : ""}; all figures were measured on the original files.`
+        pictures.omitted ? ` and leaves out those of ${plural(pictures.omitted, "image")}` : ""}; all figures were measured on the original files.`
       : " This page was made without pictures."}`),
     ...shown, toggle ?? "");
 };

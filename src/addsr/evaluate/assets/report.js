@@ -48,12 +48,15 @@ const scoreNotes = (dataset, columns) => {
   const chance = isFinite_(confidence) ? `${percent(confidence)} ` : "";
   const how = isFinite_(resamples) ? `${chance}bootstrap intervals over the images (${resamples} resamples, seed ${seed})` : `${chance}intervals over the images`;
   const reference = methodNamed(scores.reference);
+  const lone = "One image, so there are no intervals.";
   const notes = [reference
-    ? `Mean differences to ${reference.title || reference.id}, image by image, with ${how}. ▲ better and ▼ worse: the interval excludes zero. ≈: it includes zero. ≠: different, with no better or worse.`
+    ? total === 1 ? `Differences to ${reference.title || reference.id}. ${lone}` : `Mean differences to ${reference.title || reference.id}, image by image, with ${how}. ▲ better and ▼ worse: the interval excludes zero. ≈: it includes zero. ≠: different, with no better or worse.`
+    : total === 1 ? `${lone} Filled: best of its column.`
     : `Means over ${plural(total, "image")} with ${how}. Filled: best of its column. Outlined: the paired interval of its difference to the best includes zero.`];
   if (columns.some((c) => c.metric?.verified === false)) {
     notes.push("† Computed by another package and not verified here.");
   }
+  if (reference && columns.some((c) => c.aspect === "cost")) notes.push("Speed and memory are shown as they are, not as differences.");
   const speeds = new Map(); // note -> the methods it is about
   for (const { id, title, speed_note: note } of list(report.methods)) {
     if (note) speeds.set(note, [...(speeds.get(note) || []), title || id]);
@@ -128,11 +131,17 @@ const drawTrade = () => {
   if (!sets.length) return;
   if (!sets.some(([name]) => name === trade.dataset)) trade.dataset = sets[0][0];
   const columns = able(trade.dataset);
-  const first = (aspects, not) => (aspects.map((aspect) => columns.find((c) => c.aspect === aspect && c.key !== not)).find(Boolean) ||
-    columns.find((c) => c.key !== not)).key;
-  const known = (key) => columns.some((c) => c.key === key);
-  if (!known(trade.across)) trade.across = first(["fidelity", "consistency"]);
-  if (!known(trade.up)) trade.up = first(["realism"], trade.across);
+  const find = (key) => columns.find((c) => c.key === key);
+  const drawn = (...both) => list(report.methods).filter((method) => both.every((c) => isFinite_(c.read(method).value)));
+  // of the columns of the first aspect there is, the first in which most methods can be drawn
+  const pick = (aspects, other) => {
+    const free = columns.filter((c) => c !== other);
+    const group = aspects.map((aspect) => free.filter((c) => c.aspect === aspect)).find((some) => some.length) || free;
+    const count = (c) => drawn(c, other || c).length;
+    return group.reduce((best, c) => (count(c) > count(best) ? c : best)).key;
+  };
+  if (!find(trade.across)) trade.across = pick(["fidelity", "consistency"]);
+  if (!find(trade.up)) trade.up = pick(["realism"], find(trade.across));
   const options = columns.map((c) => [c.key, c.title]);
   const set = (field) => (value) => {
     trade[field] = value;
@@ -143,13 +152,18 @@ const drawTrade = () => {
     choice("Dataset", sets, trade.dataset, set("dataset")),
     choice("Across", options, trade.across, set("across")), choice("Up", options, trade.up, set("up")));
   if (focused >= 0) byId("trade-controls").querySelectorAll("select")[focused].focus();
-  const find = (key) => columns.find((c) => c.key === key);
   const dataset = datasets.find(({ name }) => name === trade.dataset);
   const width = Math.max(Math.floor(byId("trade-figure").clientWidth), 280);
-  const hollow = list(report.methods).some(({ kind }) => kind === "scores");
-  byId("trade-figure").replaceChildren(drawScatter(dataset, find(trade.across), find(trade.up), width),
-    el("figcaption", { class: "muted small" }, "Further to the upper right is better. Bars are the intervals of the table; a line joins one model at several numbers of steps.",
-      hollow ? " Hollow: scores from elsewhere." : ""));
+  const axes = [find(trade.across), find(trade.up)];
+  const inside = drawn(...axes);
+  const outside = list(report.methods).filter((method) => !inside.includes(method));
+  const hollow = inside.some(({ kind }) => kind === "scores");
+  byId("trade-figure").replaceChildren(drawScatter(dataset, ...axes, width),
+    el("figcaption", { class: "muted small" },
+      axes.every(({ better }) => better === "higher" || better === "lower") ? "Further to the upper right is better. " : "",
+      axes.some(({ better }) => better === "one") ? "Dashed: 1, the value of the reference. " : "", "Bars are the intervals of the table; a line joins one model at several numbers of steps.",
+      hollow ? " Hollow: scores from elsewhere." : "",
+      outside.length ? ` Not shown, as a figure is missing or infinite: ${outside.map(({ id, title }) => title || id).join(", ")}.` : ""));
 };
 
 const PROBLEM_HEADS = ["Dataset", "Image", "Method", "Problem", "Remedy"];

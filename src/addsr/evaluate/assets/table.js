@@ -22,13 +22,15 @@ const metricNamed = (name) => list(report.metrics).find((metric) => metric.name 
 const methodNamed = (id) => list(report.methods).find((method) => method.id === id);
 const digitsOf = (metric) => (Number.isInteger(metric.digits) ? metric.digits : 2);
 
-/** { value, low, high, count } of a method on a dataset; value null where there is none. */
+/** { value, low, high, count } of a method on a dataset; value null where there is none.
+ *
+ * One image has no interval: resampling it gives one of no width, which would pass for certainty.
+ */
 const score = (dataset, method, metric) => {
   const found = at(report.scores, dataset, method, metric);
   if (found !== undefined && found !== null) {
-    return {
-      value: number(found.mean), low: number(found.low), high: number(found.high), count: found.count,
-    };
+    const ends = found.count < 2 ? [null, null] : [number(found.low), number(found.high)];
+    return { value: number(found.mean), low: ends[0], high: ends[1], count: found.count };
   }
   const whole = at(report.set_scores, dataset, method, metric);
   if (whole !== null && typeof whole === "object") {
@@ -46,13 +48,21 @@ const difference = (dataset, metric, method, reference) => {
     if (!straight && !(pair.a === reference && pair.b === method)) continue;
     const sign = straight ? 1 : -1;
     const turn = (value) => (number(value) === null ? null : sign * number(value));
-    const ends = [turn(pair.low), turn(pair.high)];
+    const ends = pair.count < 2 ? [null, null] : [turn(pair.low), turn(pair.high)];
     return {
       value: turn(pair.mean), count: pair.count,
       low: straight ? ends[0] : ends[1], high: straight ? ends[1] : ends[0],
     };
   }
   return null;
+};
+/** The same where only the two means are known; null where one of them is missing. */
+const compared = (dataset, column, method, reference) => {
+  const pair = difference(dataset, column.key, method.id, reference);
+  if (pair && pair.value !== null) return pair;
+  const mine = column.read(method).value, theirs = score(dataset, reference, column.key).value;
+  if (mine === null || theirs === null || (mine === theirs && !isFinite_(mine))) return null;
+  return { value: mine - theirs, low: null, high: null };
 };
 const excludesZero = (pair) => pair.low !== null && pair.high !== null && (pair.low > 0 || pair.high < 0);
 
@@ -132,15 +142,12 @@ const differenceCell = (dataset, column, method, reference) => {
   if (!column.metric) return meanCell(column, method, { best: new Set(), close: new Set() });
   if (method.id === reference) {
     const own = column.read(method);
+    if (own.value === null) return el("td", { class: "none" }, "–");
     return el("td", { class: "own" }, el("span", { class: "value" }, format(own.value, column.digits)),
       el("span", { class: "interval" }, "reference"));
   }
-  let pair = difference(dataset, column.key, method.id, reference);
-  if (!pair) {
-    const mine = column.read(method).value, theirs = score(dataset, reference, column.key).value;
-    if (mine === null || theirs === null) return el("td", { class: "none" }, "–");
-    pair = { value: mine - theirs, low: null, high: null };
-  }
+  const pair = compared(dataset, column, method, reference);
+  if (!pair) return el("td", { class: "none" }, "–");
   const known = pair.low !== null && pair.high !== null;
   const judged = column.better === "higher" || column.better === "lower";
   const up = judged && (pair.value > 0) === (column.better === "higher");
@@ -174,11 +181,11 @@ const hueOf = (id) => Math.max(list(report.methods).findIndex((method) => method
 const drawTable = (dataset, columns, reference, sorting, sortable) => {
   const methods = [...list(report.methods)].filter((method) =>
     columns.some((column) => column.metric && column.read(method).value !== null));
-  const shown = (column, method) => (reference && column.metric && method.id !== reference
-    ? difference(dataset.name, column.key, method.id, reference)?.value ??
-      (column.read(method).value === null ? null
-        : column.read(method).value - score(dataset.name, reference, column.key).value)
-    : reference && column.metric ? 0 : column.read(method).value);
+  const shown = (column, method) => {
+    const own = column.read(method).value;
+    if (!reference || !column.metric || own === null) return own;
+    return method.id === reference ? 0 : compared(dataset.name, column, method, reference)?.value ?? null;
+  };
   const sorted = columns.find((column) => column.key === sorting.key);
   if (sorted) {
     // best first: by merit, where there is none from high to low; differences by their sign

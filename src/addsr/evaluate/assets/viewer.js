@@ -4,7 +4,7 @@ const MOST_PANES = 4;
 const ENLARGED = " bicubic"; // the input enlarged here; the space keeps it apart from methods' ids
 
 const viewer = {
-  stage: null, dataset: null, image: null, sources: [], mode: "side", decoded: new Map(), ticket: 0,
+  stage: null, dataset: null, image: null, sources: [], shown: [], mode: "side", decoded: new Map(), ticket: 0,
   blink: false,
 
   /** Opens the dialog on an image with its reference, the method and what it is compared with. */
@@ -69,8 +69,9 @@ const viewer = {
     // not at the dialog: when the focused canvas is replaced, keys go to the body for a moment
     document.addEventListener("keydown", (event) => dialog.open && this.key(event));
     document.addEventListener("keyup", (event) => {
-      if (event.key === "b") this.setBlink(false);
+      if (event.key.toLowerCase() === "b") this.setBlink(false);
     });
+    window.addEventListener("blur", () => this.setBlink(false)); // the key comes up elsewhere
     dialog.addEventListener("close", () => { this.setBlink(false); this.decoded.clear(); });
   },
 
@@ -91,7 +92,7 @@ const viewer = {
   },
 
   addPane() {
-    const free = this.options().map(([key]) => key).filter((key) => !this.sources.includes(key));
+    const free = this.options().map(([key]) => key).filter((key) => !this.shown.includes(key));
     const next = free.find((key) => methodNamed(key)) ?? free[0]; // methods before what they are made from
     if (next !== undefined && this.sources.length < MOST_PANES) this.sources.push(next);
     this.mode = "side";
@@ -107,10 +108,11 @@ const viewer = {
   async layout(opening = false) {
     const options = this.options();
     const known = (key) => options.some(([one]) => one === key);
-    this.sources = this.sources.map((key) => (known(key) ? key : options[0]?.[0]));
     while (this.mode === "swipe" && this.sources.length < 2 && options.length) {
       this.sources.push((options.find(([key]) => !this.sources.includes(key)) || options[0])[0]);
     }
+    // what this image lacks is asked for again on the next
+    this.shown = this.sources.map((key) => (known(key) ? key : options[0]?.[0]));
     const split = this.mode === "swipe";
     this.side.setAttribute("aria-pressed", String(!split));
     this.swipe.setAttribute("aria-pressed", String(split));
@@ -123,7 +125,7 @@ const viewer = {
       el("span", {}, `${this.dataset}, ${images.indexOf(this.image) + 1} of ${images.length}`));
     const [left, top, right, bottom] = entry.box;
     const cut = right - left < entry.size[0] || bottom - top < entry.size[1];
-    const heads = this.sources.map((key, i) => this.paneHead(key, i, options));
+    const heads = this.shown.map((key, i) => this.paneHead(key, i, options));
     const shown = split ? [0] : this.sources.map((_, i) => i);
     const active = document.activeElement;
     const focus = active?.dataset?.pane;
@@ -140,7 +142,7 @@ const viewer = {
       el("span", { class: "keys" }, el("kbd", {}, "+"), " ", el("kbd", {}, "-"), " zoom, ", el("kbd", {}, "0"), " fit, arrows move, ",
         el("kbd", {}, "S"), " swipe, ", "hold ", el("kbd", {}, "B"), " to see the first picture everywhere"));
     const ticket = ++this.ticket;
-    const layers = await Promise.all(this.sources.map((key) => this.layer(key).catch(() => null)));
+    const layers = await Promise.all(this.shown.map((key) => this.layer(key).catch(() => null)));
     if (ticket !== this.ticket) return; // another image was chosen meanwhile
     this.layers = layers;
     this.stage.frame = { x: left, y: top, width: right - left, height: bottom - top };
@@ -151,8 +153,8 @@ const viewer = {
   label(options) {
     const words = (key) => options.find(([one]) => one === key)?.[1] || key;
     this.canvases.forEach((canvas, i) => canvas.setAttribute("aria-label", this.mode === "swipe"
-      ? `${this.image}: left ${words(this.sources[0])}, right ${words(this.sources[1])}`
-      : `${this.image}: ${words(this.sources[i])}`));
+      ? `${this.image}: left ${words(this.shown[0])}, right ${words(this.shown[1])}`
+      : `${this.image}: ${words(this.shown[i])}`));
   },
 
   show() {
@@ -184,7 +186,7 @@ const viewer = {
   /** Links to the files that the figures were measured on, where they lie beside the page. */
   originals() {
     const files = at(report.pictures, this.dataset, this.image);
-    const links = this.sources
+    const links = this.shown
       .filter((key) => typeof at(files, key) === "string" && /^[^/\\:]/.test(files[key]) && !/(^|[/\\])\.\.([/\\]|$)|^[a-z]+:/i.test(files[key]))
       .map((key) => el("a", { href: `./${files[key].split("/").map(encodeName).join("/")}`, target: "_blank", rel: "noopener" }, key));
     return links.length ? ["Original files, if the report's folder is here: ", ...links.flatMap((link, i) => (i ? [", ", link] : [link])), ". "] : [];
@@ -214,13 +216,16 @@ const viewer = {
   },
 
   key(event) {
-    const typing = event.target instanceof HTMLSelectElement || event.target instanceof HTMLInputElement;
+    // a list takes letters, the split takes arrows
+    const typing = event.target instanceof HTMLSelectElement ||
+      (event.target instanceof HTMLInputElement && /^(Arrow|Home|End)/.test(event.key));
+    const letter = event.key.toLowerCase();
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "PageUp" || event.key === "[") this.turn(-1);
     else if (event.key === "PageDown" || event.key === "]") this.turn(1);
     else if (typing) return;
-    else if (event.key === "s") this.setMode(this.mode === "swipe" ? "side" : "swipe");
-    else if (event.key === "b") this.setBlink(true);
+    else if (letter === "s") this.setMode(this.mode === "swipe" ? "side" : "swipe");
+    else if (letter === "b") this.setBlink(true);
     else if (!this.stage.key(event)) return;
     event.preventDefault();
   },

@@ -81,12 +81,6 @@ class Stage {
     this.resize();
   }
 
-  setFrame(frame) {
-    this.frame = frame;
-    if (this.fitted) this.fit();
-    else this.move(0, 0);
-  }
-
   /** Size of the smallest pane in device pixels. */
   get size() {
     const least = (side) => Math.max(Math.min(...this.panes.map(({ canvas }) => canvas[side])), 1);
