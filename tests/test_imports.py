@@ -44,7 +44,7 @@ ARRAYS = {"torch", "numpy", "PIL"}
 PACKAGES: dict[str, set[str]] = {
     "errors": set(),
     "plan": set(),
-    "nets": ARRAYS,
+    "nets": ARRAYS | {"diffusers"},
     "image": ARRAYS,
     "data": ARRAYS,
     "metrics": ARRAYS | {"safetensors", "torchmetrics"},
@@ -170,21 +170,21 @@ def test_forbidden_packages_are_imported_nowhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "place"),
+    ("package", "places"),
     [
-        ("spandrel", "evaluate/foreign.py"),
-        ("diffusers", "evaluate/foreign.py"),
-        ("torchmetrics", "metrics/adapters.py"),
+        ("spandrel", {"evaluate/foreign.py"}),
+        ("diffusers", {"evaluate/foreign.py", "nets/stablesr/backbones.py"}),
+        ("torchmetrics", {"metrics/adapters.py"}),
     ],
 )
-def test_what_extras_bring_is_imported_in_one_file(package: str, place: str) -> None:
+def test_what_extras_bring_is_imported_in_known_files(package: str, places: set[str]) -> None:
     files = {
         str(file.relative_to(SOURCE))
         for _, file in modules()
         for name, _ in imports(file)
         if name.split(".")[0] == package
     }
-    assert files == {place}
+    assert files == places
 
 
 def test_the_walk_sees_relative_lazy_and_dynamic_imports(tmp_path: Path) -> None:
@@ -232,6 +232,24 @@ def test_cheap_entry_points_load_no_torch(code: str) -> None:
     done = run_python(f"{code}\nimport sys\nprint('torch' in sys.modules)")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import addsr, addsr.cli, addsr.models.convert_stablesr, addsr.nets.stablesr, "
+        "addsr.diffusion.ddpm, addsr.diffusion.aggregate",
+        "import torch\nfrom addsr import Upscaler\n"
+        "with Upscaler('compact', device='cpu') as up: up(torch.rand(1, 3, 8, 8))",
+    ],
+    ids=["import", "upscale"],
+)
+def test_the_compact_model_needs_no_diffusers(code: str) -> None:
+    done = run_python(
+        f"{code}\nimport sys\nprint({{'diffusers', 'transformers'}} & set(sys.modules))"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_a_broken_torchvision_disturbs_nothing(tmp_path: Path) -> None:
