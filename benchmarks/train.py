@@ -71,7 +71,7 @@ def main() -> None:
     recipe = load_recipe(options.task, options.config, parse_overrides(options.set))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = recipe.run.cudnn_benchmark
     matrix = matrix_rate(device)
     pool = make_pool(recipe.data, 0, device)
     task = make_task(recipe, device)

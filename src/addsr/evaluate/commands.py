@@ -85,7 +85,7 @@ def evaluate(
     brisque_model
         The published model file, for brisque.
     metric_weights
-        Folder with published weights for LPIPS and DISTS.
+        Folder with published weights for LPIPS and DISTS, and with phi.safetensors for FD and KID.
     fidelity
         From 0 (invents more) to 1 (stays with the input). [default: the model's own]
     color

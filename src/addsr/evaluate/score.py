@@ -293,11 +293,17 @@ class Scorer:
         from addsr.models.phi import has_phi, load_phi
 
         if "phi" not in self.__dict__:
-            self.phi: Any = load_phi().to(self.resources.device) if has_phi() else None
+            folder = self.resources.metric_weights
+            given = None if folder is None else folder / "phi.safetensors"
+            if given is not None and given.is_file():
+                self.phi: Any = load_phi(given).to(self.resources.device)
+            else:
+                self.phi = load_phi().to(self.resources.device) if has_phi() else None
         if self.phi is None:
             self.missing[name] = (
-                f"{name}: the weights of phi' are missing from this installation; "
-                "reinstall with `pip install --force-reinstall addsr`"
+                f"{name}: this version ships without the weights of phi'; train them with "
+                "recipes/features.toml and put them as phi.safetensors into the folder that is "
+                "given as --metric-weights"
             )
             return ""
         self.sets[name] = self.phi

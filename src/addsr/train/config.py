@@ -38,6 +38,8 @@ class RunConfig:
     compile: bool = True
     compile_mode: str = "default"
     """Mode of torch.compile: default, reduce-overhead (CUDA graphs) or max-autotune."""
+    cudnn_benchmark: bool = True
+    """Whether cuDNN tries its convolutions at the start: faster steps, minutes before the first."""
     ema: float = 0.999
     log_every: int = 50
     checkpoint_every: int = 2000

@@ -79,7 +79,7 @@ def train_recipe(
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = run.cudnn_benchmark
         torch.backends.cudnn.benchmark_limit = 4  # the later candidates are hardly ever taken
     torch.manual_seed(run.seed + accelerator.process_index)
     if log_with:
