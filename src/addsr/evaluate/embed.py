@@ -98,8 +98,9 @@ def write_whole(path: str | Path, text: str) -> None:
         raise OutputError(f"{path}: is a folder; give the name of a file")
     temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.part"
     try:
-        # not tempfile: its files are private, and pages should follow the user's umask
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
+        # not tempfile: its files are private, and pages should follow the user's umask;
+        # file names of other encodings hold what UTF-8 cannot write
+        with temporary.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             file.write(text)
         os.replace(temporary, path)
     except OSError as error:

@@ -7,9 +7,7 @@ import io
 import itertools
 import json
 import math
-import os
 import platform
-import secrets
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,9 @@ import numpy as np
 import torch
 
 from addsr import __version__
-from addsr.errors import OutputError
 from addsr.metrics.catalog import CATALOG
 
+from .embed import write_whole
 from .methods import Method
 from .run import Evaluation
 from .statistics import bootstrap, compare
@@ -235,9 +233,9 @@ def write_report(report: dict[str, Any], folder: Path, *, pictures: bool = True)
     """
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     paths = [folder / f"report.{suffix}" for suffix in ("json", "csv", "md", "html")]
-    write_text(paths[0], text)
-    write_text(paths[1], to_csv(report))
-    write_text(paths[2], to_markdown(report))
+    write_whole(paths[0], text)
+    write_whole(paths[1], to_csv(report))
+    write_whole(paths[2], to_markdown(report))
     from .page import write_report_page
 
     write_report_page(report, folder, paths[3], pictures=pictures)
@@ -259,22 +257,3 @@ def to_csv(report: dict[str, Any]) -> str:
             for metric, value in metrics.items():
                 writer.writerow([dataset, method, "", metric, "" if value is None else value])
     return out.getvalue()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes `text` in UTF-8; the file appears whole or not at all.
-
-    Raises:
-        OutputError: the folder is missing or cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        # file names of other encodings hold what UTF-8 cannot write
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}); check the folder"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
