@@ -29,6 +29,7 @@ LAYERS: dict[str, set[str]] = {
     "diffusion": {"nets", *PURE},
     "models": {"nets", *PURE},
     "engines": NETWORKS,
+    "pipelines": {"plan", "image", "models", *NETWORKS},
     "upscaler": {"plan", "image", "engines", "models", "settings", *PURE},
     "doctor": {"engines", "models", "settings", *PURE},
     "train": {"data", "metrics", "models", *NETWORKS},
@@ -50,6 +51,7 @@ PACKAGES: dict[str, set[str]] = {
     "metrics": ARRAYS | {"safetensors", "torchmetrics"},
     "diffusion": ARRAYS,
     "models": CORE | {"spandrel"},
+    "pipelines": CORE | {"transformers"},
     "train": CORE | {"accelerate", "tensorboard", "tomli"},
     "evaluate": CORE | {"spandrel", "diffusers", "tomli"},
 }
@@ -174,6 +176,7 @@ def test_forbidden_packages_are_imported_nowhere() -> None:
     [
         ("spandrel", {"evaluate/foreign.py"}),
         ("diffusers", {"evaluate/foreign.py", "nets/stablesr/backbones.py"}),
+        ("transformers", {"pipelines/importing.py"}),
         ("torchmetrics", {"metrics/adapters.py"}),
     ],
 )
@@ -238,7 +241,8 @@ def test_cheap_entry_points_load_no_torch(code: str) -> None:
     "code",
     [
         "import addsr, addsr.cli, addsr.models.convert_stablesr, addsr.nets.stablesr, "
-        "addsr.diffusion.ddpm, addsr.diffusion.aggregate",
+        "addsr.diffusion.ddpm, addsr.diffusion.aggregate, addsr.pipelines.importing, "
+        "addsr.pipelines.folder; addsr.StableSRPipeline",
         "import torch\nfrom addsr import Upscaler\n"
         "with Upscaler('compact', device='cpu') as up: up(torch.rand(1, 3, 8, 8))",
     ],

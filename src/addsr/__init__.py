@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .models.hub import load_model
+    from .pipelines import StableSRPipeline
     from .upscaler import Upscaler, upscale
 
     __version__: str
 
-__all__ = ["Upscaler", "__version__", "load_model", "upscale"]
+__all__ = ["StableSRPipeline", "Upscaler", "__version__", "load_model", "upscale"]
 
 # name -> module; loaded on first use, because torch takes seconds to import
-_LAZY = {"Upscaler": ".upscaler", "upscale": ".upscaler", "load_model": ".models.hub"}
+_LAZY = {
+    "StableSRPipeline": ".pipelines",
+    "Upscaler": ".upscaler",
+    "upscale": ".upscaler",
+    "load_model": ".models.hub",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,12 +5,13 @@ diffusers is imported when one is built and not before.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import nn
 
-from addsr.errors import DependencyError
+from addsr.errors import DependencyError, ModelError
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def build_unet(config: UnetConfig | None = None) -> nn.Module:
     config = config or UnetConfig()
     down = ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in config.attention]
     up = ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(config.attention)]
-    net = _network("UNet2DConditionModel")(
+    net = backbone_class("UNet2DConditionModel")(
         in_channels=config.latent_channels,
         out_channels=config.latent_channels,
         block_out_channels=config.widths,
@@ -73,7 +74,7 @@ def build_vae(config: VaeConfig | None = None) -> nn.Module:
     """
     config = config or VaeConfig()
     count = len(config.widths)
-    net = _network("AutoencoderKL")(
+    net = backbone_class("AutoencoderKL")(
         in_channels=config.picture_channels,
         out_channels=config.picture_channels,
         block_out_channels=config.widths,
@@ -87,12 +88,32 @@ def build_vae(config: VaeConfig | None = None) -> nn.Module:
     return cast("nn.Module", net)
 
 
-def _network(name: str) -> Any:
-    """The class `name` of diffusers."""
+def rebuild(name: str, config: Mapping[str, Any]) -> Any:
+    """A network or scheduler of diffusers, of class `name`, from what is in its configuration file.
+
+    Raises:
+        ModelError: diffusers has no such class, or another one made the configuration.
+        DependencyError: diffusers is not installed.
+    """
+    kind = backbone_class(name)
+    if config.get("_class_name", name) != name or not hasattr(kind, "from_config"):
+        raise ModelError(f"{config.get('_class_name')!r} is not a configuration of {name}")
+    return kind.from_config(dict(config))
+
+
+def backbone_class(name: str) -> Any:
+    """The class `name` of diffusers.
+
+    Raises:
+        ModelError: it has none of that name.
+        DependencyError: diffusers is not installed, or cannot be loaded.
+    """
     try:
         import diffusers
 
         return getattr(diffusers, name)  # loaded here and not before
+    except AttributeError as error:
+        raise ModelError(f"diffusers has no {name}; update it, or check the model") from error
     except ModuleNotFoundError as error:
         raise DependencyError(
             f"StableSR needs diffusers ({error}): pip install 'addsr[diffusion]'"

@@ -1,0 +1,74 @@
+"""From a picture's size to the sizes the network works in, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from addsr.image.resize import resize
+from addsr.plan import target_size
+
+Size = tuple[int, int]
+"""Height and width."""
+
+LONGEST = 4
+"""Small pictures are enlarged until their long side has this many tiles, at most."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Sizes of one picture on its way, in picture pixels."""
+
+    target: Size
+    """Of the result."""
+    content: Size
+    """Of what the network restores: `target`, or larger where that is below one tile."""
+    padded: Size
+    """`content` with mirrored pixels on the right and below, on the networks' grid."""
+
+    def fill(self, rgb: Tensor) -> Tensor:
+        """`rgb` `(1, 3, H, W)` in [0, 1] as the network's input in [-1, 1]."""
+        x = resize(rgb, self.content).clamp(0, 1)
+        for dim, (side, full) in zip(
+            (-2, -1), zip(self.content, self.padded, strict=True), strict=True
+        ):
+            if full > side:
+                x = x.index_select(dim, mirrored(side, full))
+        return x * 2 - 1
+
+    def empty(self, x: Tensor) -> Tensor:
+        """The result `(1, 3, H, W)` in the range of `x`, the restored canvas."""
+        return resize(x[..., : self.content[0], : self.content[1]], self.target)
+
+
+def make_canvas(source: Size, upscale: float, tile: int, factor: int, multiple: int) -> Canvas:
+    """The canvas for a picture of `source` made `upscale` times larger.
+
+    The network knows pictures of one tile: a result with a shorter side is restored larger and
+    reduced afterwards, as the paper does. A panorama is enlarged less, or not at all.
+
+    Args:
+        tile: side of the sampler's tiles, in picture pixels.
+        factor: picture pixels per latent pixel.
+        multiple: sides of a latent that is smaller than a tile are multiples of this.
+    """
+    target = target_size(source, upscale)
+    short, long = min(target), max(target)
+    grow = max(1.0, min(tile / short, LONGEST * tile / long))
+    content = target_size(target, grow)
+    latent = [-(-side // factor) for side in content]
+    latent = [n if n * factor >= tile else -(-n // multiple) * multiple for n in latent]
+    return Canvas(target, content, (latent[0] * factor, latent[1] * factor))
+
+
+def mirrored(side: int, full: int) -> Tensor:
+    """Positions `(full,)` in an axis of `side` pixels that is mirrored at its ends, edges once.
+
+    >>> mirrored(3, 8).tolist()
+    [0, 1, 2, 1, 0, 1, 2, 1]
+    """
+    period = max(2 * (side - 1), 1)
+    place = torch.arange(full) % period
+    return torch.where(place < side, place, period - place)

@@ -1,0 +1,238 @@
+"""A pipeline's folder, laid out as diffusers does: an index, a folder per part, safetensors.
+
+The U-Net, the VAE and the scheduler are diffusers' own and can be loaded by it; ours carry their
+shape and a checksum.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from addsr.errors import ModelError, OutputError
+from addsr.models.files import load_weights, save_weights
+from addsr.nets.stablesr import (
+    CfwConfig,
+    EncoderConfig,
+    FeatureWrapping,
+    SftConfig,
+    SftLayers,
+    TimeAwareEncoder,
+)
+from addsr.nets.stablesr.backbones import rebuild
+
+from .stablesr import PipelineConfig
+
+if TYPE_CHECKING:
+    from .stablesr import StableSRPipeline
+
+INDEX = "model_index.json"
+CLASS = "StableSRPipeline"
+_BACKBONES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+_OURS: dict[str, tuple[Any, Any]] = {
+    "encoder": (TimeAwareEncoder, EncoderConfig),
+    "sft": (SftLayers, SftConfig),
+    "cfw": (FeatureWrapping, CfwConfig),
+}
+_PROMPT = "empty_prompt"
+
+
+def weights_name(variant: str | None) -> str:
+    """The file of a part's weights.
+
+    >>> weights_name("fp16")
+    'diffusion_pytorch_model.fp16.safetensors'
+    """
+    return f"diffusion_pytorch_model{f'.{variant}' if variant else ''}.safetensors"
+
+
+def save_parts(pipe: StableSRPipeline, folder: Path, variant: str | None) -> None:
+    """Writes everything; the index comes last, so that a folder that has one is whole."""
+    index: dict[str, Any] = {"_class_name": CLASS, **asdict(pipe.config)}
+    for name, kind in _BACKBONES.items():
+        net: Any = pipe.components[name]
+        part = _make(folder / name)
+        _write_text(part / "config.json", net.to_json_string())
+        save_weights(part / weights_name(variant), net.state_dict(), {"kind": kind, "config": {}})
+        index[name] = ["diffusers", kind]
+    for name, (kind, _) in _OURS.items():
+        net = pipe.components[name]
+        if net is None:
+            continue
+        part = _make(folder / name)
+        shape = asdict(net.config)
+        _write_text(
+            part / "config.json", json.dumps({"_class_name": kind.__name__, **shape}, indent=2)
+        )
+        save_weights(
+            part / weights_name(variant), net.state_dict(), {"kind": name, "config": shape}
+        )
+        index[name] = ["addsr", kind.__name__]
+    state = {"prompt_embeds": pipe.prompt_embeds}
+    save_weights(
+        _make(folder / _PROMPT) / weights_name(variant), state, {"kind": _PROMPT, "config": {}}
+    )
+    index[_PROMPT] = ["addsr", "Tensor"]
+    if isinstance(pipe.scheduler, str):
+        index["scheduler"] = ["addsr", pipe.scheduler]
+    else:
+        part = _make(folder / "scheduler")
+        _write_text(part / "scheduler_config.json", pipe.scheduler.to_json_string())
+        index["scheduler"] = ["diffusers", type(pipe.scheduler).__name__]
+    _write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
+
+
+def load_parts(
+    folder: Path, dtype: torch.dtype | None, variant: str | None, scheduler: Any
+) -> dict[str, Any]:
+    """The arguments of the pipeline that was saved in `folder`."""
+    index = _read_json(folder / INDEX)
+    if index.get("_class_name") != CLASS:
+        raise ModelError(
+            f"{folder / INDEX}: _class_name is {index.get('_class_name')!r}, not {CLASS!r}; give a "
+            "folder written by StableSRPipeline.save_pretrained"
+        )
+    missing = [k for k in (*_BACKBONES, "encoder", "sft", _PROMPT, "scheduler") if k not in index]
+    if missing:
+        raise ModelError(f"{folder / INDEX}: has no {', '.join(missing)}; fetch the model again")
+    known = {field.name for field in fields(PipelineConfig)}
+    parts: dict[str, Any] = {
+        "config": PipelineConfig(**{k: v for k, v in index.items() if k in known})
+    }
+    for name, kind in _BACKBONES.items():
+        config = _read_json(folder / name / "config.json")
+        net = _meta(lambda kind=kind, config=config: rebuild(kind, config))
+        state = _read_tensors(folder / name / weights_name(variant))
+        parts[name] = _filled(net, state, dtype, folder / name)
+    for name, (kind, shape) in _OURS.items():
+        if name not in index:
+            continue
+        state, metadata = load_weights(folder / name / weights_name(variant))
+        try:
+            config = shape(**{k: _tuples(v) for k, v in metadata["config"].items()})
+        except (TypeError, ValueError, KeyError) as error:
+            raise ModelError(f"{folder / name}: unknown shape ({error}); update addsr") from error
+        net = _meta(lambda kind=kind, config=config: kind(config))
+        parts[name] = _filled(net, state, dtype, folder / name)
+    state, _ = load_weights(folder / _PROMPT / weights_name(variant))
+    if "prompt_embeds" not in state:
+        raise ModelError(f"{folder / _PROMPT}: holds no prompt_embeds; fetch the model again")
+    parts["prompt_embeds"] = state["prompt_embeds"]
+    library, name = index["scheduler"]
+    if scheduler is not None:
+        parts["scheduler"] = scheduler
+    elif library == "addsr":
+        parts["scheduler"] = name
+    else:
+        config = _read_json(folder / "scheduler" / "scheduler_config.json")
+        parts["scheduler"] = rebuild(name, config)
+    return parts
+
+
+def find_folder(path_or_id: str | Path, revision: str | None, local_files_only: bool) -> Path:
+    """The local folder for a path or the name of a repository, downloaded if need be.
+
+    Raises:
+        ModelError: there is neither.
+    """
+    folder = Path(path_or_id)
+    if folder.is_dir():
+        return folder
+    name = str(path_or_id)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ModelError(
+            f"path_or_id: {name!r} is no folder; give one written by save_pretrained, or the "
+            "owner/name of a repository"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            name,
+            revision=revision,
+            local_files_only=local_files_only,
+            allow_patterns=["*.json", "*.safetensors"],
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"path_or_id: {name!r} is no folder, and no repository of that name could be fetched "
+            f"({reason})"
+        ) from error
+    return Path(found)
+
+
+def _meta(build: Any) -> nn.Module:
+    """A network without memory, for its numbers come from a file."""
+    with torch.device("meta"):
+        return build()
+
+
+def _filled(
+    net: nn.Module, state: dict[str, Tensor], dtype: torch.dtype | None, place: Path
+) -> nn.Module:
+    # copied: in the file numbers are not aligned, which makes other kernels round otherwise
+    state = {k: v.to(dtype if v.is_floating_point() else None, copy=True) for k, v in state.items()}
+    try:
+        net.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise ModelError(f"{place}: the weights do not fit their config ({first})") from error
+    return net.eval()
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file that diffusers or we have written."""
+    if not path.is_file():
+        raise ModelError(
+            f"{path}: no weights file there; check `variant`, or fetch the model again"
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path}: not a readable safetensors file ({error}); fetch it again"
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path}: cannot be read ({error}); give a folder written by save_pretrained"
+        ) from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: holds no JSON object; fetch the model again")
+    return dict(found)  # type: ignore[reportUnknownVariableType]
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _make(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error}); give another folder") from error
+    return folder
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error})") from error
