@@ -326,18 +326,18 @@ class StableSRPipeline:
         pictures = _accept_all(image)
         seeds = _seeds(generator, len(pictures))
         results: list[Any] = []
-        for number, ((picture, profile), seed) in enumerate(zip(pictures, seeds, strict=True)):
 
-            def ended(k: int, steps: int, t: float, tensors: dict[str, Tensor]) -> Tensor:
-                # `steps` is the scheduler's word: some make more than they were asked for
-                latents = tensors["latents"]
-                if callback_on_step_end is not None:
-                    chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    latents = _replaced(latents, callback_on_step_end(self, k, t, chosen))
-                if progress is not None:
-                    progress(number * steps + k + 1, steps * len(pictures))  # noqa: B023
-                return latents
+        def ended(k: int, steps: int, t: float, tensors: dict[str, Tensor]) -> Tensor:
+            # `steps` is the scheduler's word: some make more than they were asked for
+            latents = tensors["latents"]
+            if callback_on_step_end is not None:
+                chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                latents = _replaced(latents, callback_on_step_end(self, k, t, chosen))
+            if progress is not None:
+                progress(len(results) * steps + k + 1, steps * len(pictures))
+            return latents
 
+        for (picture, profile), seed in zip(pictures, seeds, strict=True):
             results.append(self._restore(picture, profile, wish, seed, ended))
         images = _join(results, wish.output)
         return StableSROutput(images) if return_dict else (images,)
