@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -151,6 +152,21 @@ def test_sigterm_ends_the_run_with_a_checkpoint(recipe_of: Any) -> None:
     fit(make_task(recipe, CPU), Killer(), recipe, [])
     assert (Path(recipe.run.output) / "checkpoints" / "step-00000004" / "state.pt").is_file()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_teacher_of_one_kind_of_samples_alone_has_a_finite_loss(
+    recipe_of: Any, share: float
+) -> None:
+    recipe = recipe_of("teacher")
+    recipe = dataclasses.replace(
+        recipe, task=dataclasses.replace(recipe.task, one_step_share=share)
+    )
+    task = make_task(recipe, CPU)
+    figures = task.step(Batch(torch.rand(4, 3, 64, 64), torch.rand(4, 3, 16, 16)))
+    assert all(math.isfinite(float(v)) for v in figures.values()), figures
+    assert (float(figures["l1"]) > 0) == (share == 1)
+    assert (float(figures["diffusion"]) > 0) == (share == 0)
 
 
 def test_light_weights_start_another_run(recipe_of: Any, teacher_weights: Path) -> None:

@@ -63,11 +63,15 @@ class TeacherTask(Task):
         x = self.net(add_noise(hr, noise, t), t, lr, None, fidelity)
         count = round(len(hr) * c.one_step_share)
         one, many = x[:count], x[count:]
-        error1, error_haar = l1(one, hr[:count]).mean(), haar(one, hr[:count]).mean()
-        # 1/t^2 turns the x-prediction error into the noise-prediction one; bounded near t = 0
-        weight = 4 / t[count:].clamp(min=0.2) ** 2
-        diffusion = (weight * ((many - hr[count:]) ** 2).mean(dim=(1, 2, 3))).mean()
-        haar_many = haar(many, hr[count:]).mean()
+        # a share may be 0 or all (plain regression), and the mean over no samples is NaN
+        error1 = error_haar = diffusion = haar_many = torch.zeros((), device=x.device)
+        if len(one):
+            error1, error_haar = l1(one, hr[:count]).mean(), haar(one, hr[:count]).mean()
+        if len(many):
+            # 1/t^2 turns the x-prediction error into the noise-prediction one; bounded near t = 0
+            weight = 4 / t[count:].clamp(min=0.2) ** 2
+            diffusion = (weight * ((many - hr[count:]) ** 2).mean(dim=(1, 2, 3))).mean()
+            haar_many = haar(many, hr[count:]).mean()
         loss = (
             error1
             + c.haar_weight * error_haar
