@@ -13,12 +13,14 @@ from torch import Tensor
 
 from addsr.data.degrade import degrade
 from addsr.data.jpeg import jpeg
+from addsr.data.resize import resize_lanczos
 from addsr.data.spec import (
     MIXTURES,
     PRESETS,
     BlurSpec,
     DegradationSpec,
     JpegSpec,
+    MosaicSpec,
     NoiseSpec,
     ResizeSpec,
     resolve,
@@ -114,6 +116,7 @@ def test_a_spec_that_does_nothing_only_makes_the_picture_smaller() -> None:
     "change",
     [
         {"blur1": BlurSpec(sinc=0, sigma=(3, 3))},
+        {"mosaic": MosaicSpec(1.0, sigma=(30, 30))},
         {"noise1": NoiseSpec(sigma=(30, 30), poisson=(3, 3))},
         {"jpeg1": JpegSpec(quality=(10, 10))},
         {"resize1": ResizeSpec(shares=(0, 1, 0), factor=(0.15, 1))},
@@ -129,6 +132,36 @@ def test_every_stage_leaves_its_mark(change: dict[str, object]) -> None:
     plain = degrade(hr, NOTHING, generator=seeded(2), group=1)
     marked = degrade(hr, spec, generator=seeded(2), group=1)
     assert (plain - marked).abs().max() > 3 / 255
+
+
+def test_the_last_resize_is_by_lanczos_where_asked() -> None:
+    hr = pictures(3)
+    lr = degrade(hr, dataclasses.replace(NOTHING, final_lanczos=1.0), generator=seeded(), group=1)
+    assert (lr - resize_lanczos(hr, (16, 16)).clamp(0, 1)).abs().max() <= 0.51 / 255
+
+
+def test_a_camera_leaves_the_pictures_of_other_groups_and_presets_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(PRESETS, "plain", NOTHING)
+    camera = dataclasses.replace(NOTHING, mosaic=MosaicSpec(1.0, sigma=(30, 30)))
+    weights = {"strong": 0.5, "plain": 0.5}
+    without = degrade(pictures(12), weights, generator=seeded(3), group=2)
+    monkeypatch.setitem(PRESETS, "plain", camera)
+    taken = degrade(pictures(12), weights, generator=seeded(3), group=2)
+    # groups of two, each of one preset
+    differs = (taken != without).flatten(1).any(1).view(6, 2)
+    assert torch.equal(differs[:, 0], differs[:, 1])
+    assert 0 < differs[:, 0].sum() < 6
+
+
+def test_what_comes_from_a_camera_gets_no_other_noise_in_the_first_round() -> None:
+    spec = dataclasses.replace(NOTHING, noise1=NoiseSpec(sigma=(30, 30), poisson=(3, 3)))
+    camera = dataclasses.replace(spec, mosaic=MosaicSpec(1.0, (0, 0), errors=(0, 0)))
+    hr = pictures(4)
+    clean = degrade(hr, NOTHING, generator=seeded(), group=1)
+    assert (degrade(hr, spec, generator=seeded(), group=1) - clean).abs().max() > 3 / 255
+    assert (degrade(hr, camera, generator=seeded(), group=1) - clean).abs().max() < 1.1 / 255
 
 
 @pytest.mark.parametrize(

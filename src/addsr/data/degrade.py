@@ -4,10 +4,11 @@ Second-order degradation of Real-ESRGAN (arXiv 2107.10833, section 3), batched f
 
     blur -> resize -> noise -> JPEG -> [blur -> resize -> noise] -> resize to LR, sinc, JPEG
 
-with the last JPEG before or after the last resize. Every strength is drawn per picture. What fixes
-the shape of a tensor is shared by `group` pictures in a row: the preset, whether the second round
-runs, and the three resizes (direction, factor, filter). `group=1` draws these per picture too, at
-more launches per picture.
+with the last JPEG before or after the last resize, and the first noise that of a camera's mosaic
+where a preset asks for it. Every strength is drawn per picture. What fixes the shape of a tensor
+is shared by `group` pictures in a row: the preset, whether the second round runs, and the three
+resizes (direction, factor, filter). `group=1` draws these per picture too, at more launches per
+picture.
 
 Noise and compression run on 16 x 16 macroblocks, which stack whatever the size of the picture
 they come from; so only resizing and the second blur run group by group.
@@ -19,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from addsr.errors import InputError, OptionError
@@ -28,13 +28,16 @@ from .draw import Dice, derive_seed, host_seed, upload
 from .filters import filter2d
 from .jpeg import from_macroblocks, jpeg_blocks, to_macroblocks
 from .kernels import KernelDraw, build_kernels, draw_final_sinc, draw_kernels
+from .mosaic import MosaicDraw, add_camera_noise, draw_mosaic
 from .noise import NoiseDraw, add_noise, draw_noise
+from .resize import Resize, apply_resize, draw_filter, draw_resize
 from .spec import (
     MIXTURES,
     PRESETS,
     BlurSpec,
     DegradationSpec,
     JpegSpec,
+    MosaicSpec,
     NoiseSpec,
     Preset,
     ResizeSpec,
@@ -47,6 +50,7 @@ __all__ = [
     "BlurSpec",
     "DegradationSpec",
     "JpegSpec",
+    "MosaicSpec",
     "NoiseSpec",
     "Preset",
     "ResizeSpec",
@@ -54,26 +58,15 @@ __all__ = [
     "resolve",
 ]
 
-_FILTERS = ("area", "bilinear", "bicubic")
-
-
-@dataclass(frozen=True)
-class _Resize:
-    """One resize of a group."""
-
-    size: tuple[int, int]
-    filter: str
-    antialias: bool
-
 
 @dataclass(frozen=True)
 class _Geometry:
     """What the pictures of a group share; `second` is None where the second round is left out."""
 
     preset: int
-    first: _Resize
-    second: _Resize | None
-    final: _Resize
+    first: Resize
+    second: Resize | None
+    final: Resize
 
 
 @torch.no_grad()
@@ -108,12 +101,11 @@ def degrade(
     specs, shares = resolve(preset)
     seed = host_seed(generator)
     host = torch.Generator().manual_seed(derive_seed(seed, "parameters"))
-    device_generator = torch.Generator(hr.device).manual_seed(derive_seed(seed, "noise"))
     count = len(hr)
     plans = _draw_geometry(specs, shares, -(-count // group), hr.shape[-2:], scale, host)
     # autocast would run the DCT in half precision
     with torch.autocast(hr.device.type, enabled=False):
-        return _run(hr.float(), specs, plans, group, host, device_generator)
+        return _run(hr.float(), specs, plans, group, host, seed)
 
 
 def _run(
@@ -122,9 +114,10 @@ def _run(
     plans: list[_Geometry],
     group: int,
     host: torch.Generator,
-    generator: torch.Generator,
+    seed: int,
 ) -> Tensor:
     device, count = hr.device, len(hr)
+    generator = torch.Generator(device).manual_seed(derive_seed(seed, "noise"))
     sizes = [min(group, count - start) for start in range(0, count, group)]
     of_group = torch.tensor(sizes)
     which = torch.tensor([plan.preset for plan in plans]).repeat_interleave(of_group)
@@ -141,43 +134,62 @@ def _run(
         is_compressed & ~is_early,
         dice.uniform("jpeg2.quality"),
     )
-    tables = upload(
-        device,
-        draw_kernels(dice, "blur1"),
-        draw_kernels(dice, "blur2"),
-        draw_final_sinc(dice),
-        draw_noise(dice, "noise1"),
-        draw_noise(dice, "noise2"),
-        jpegs,
+    kernels = draw_kernels(dice, "blur1"), draw_kernels(dice, "blur2"), draw_final_sinc(dice)
+    noise1, noise2 = draw_noise(dice, "noise1"), draw_noise(dice, "noise2")
+    # numbers of its own: the presets without cameras keep their pictures
+    mosaic_host = torch.Generator().manual_seed(derive_seed(seed, "mosaic"))
+    mosaic = draw_mosaic(Dice(specs, which, mosaic_host), "mosaic")
+    has_mosaic = [bool(wanted.any()) for wanted in mosaic.wanted.split(sizes)]
+    # what comes from a camera has its noise
+    noise1 = noise1._replace(
+        sigma=torch.where(mosaic.wanted, 0.0, noise1.sigma),
+        poisson=torch.where(mosaic.wanted, 0.0, noise1.poisson),
     )
+    tables = upload(device, *kernels, noise1, noise2, jpegs, mosaic)
     blur1, blur2, sinc = (build_kernels(KernelDraw(*table)) for table in tables[:3])
     noise1, noise2 = NoiseDraw(*tables[3]), NoiseDraw(*tables[4])
+    mosaic = MosaicDraw(*tables[6])
     has_jpeg1, quality1, early, late, quality2 = tables[5]
 
     whole = torch.arange(count, device=device)
     members = list(whole.split(sizes))  # per group: the numbers of its pictures
     parts = list(filter2d(hr, blur1).split(sizes))
-    parts = [_resize(part, plan.first) for part, plan in zip(parts, plans, strict=True)]
+    parts = [apply_resize(part, plan.first) for part, plan in zip(parts, plans, strict=True)]
+    parts = _take(parts, has_mosaic, mosaic, seed)
     parts = _noise_and_jpeg(parts, members, noise1, has_jpeg1, quality1, generator)
 
     again = [index for index, plan in enumerate(plans) if plan.second is not None]
     if again:
-        kernels = blur2.split(sizes)
+        kernels2 = blur2.split(sizes)
         second: list[Tensor] = []
         for index in again:
-            blurred, resize = filter2d(parts[index], kernels[index]), plans[index].second
-            second.append(_resize(blurred, resize) if resize else blurred)
+            blurred, resize = filter2d(parts[index], kernels2[index]), plans[index].second
+            second.append(apply_resize(blurred, resize) if resize else blurred)
         chosen = [members[index] for index in again]
         second = _noise_and_jpeg(second, chosen, noise2, early, quality2, generator)
         for index, part in zip(again, second, strict=True):
             parts[index] = part
 
-    small = torch.cat([_resize(p, plan.final) for p, plan in zip(parts, plans, strict=True)])
+    small = torch.cat([apply_resize(p, plan.final) for p, plan in zip(parts, plans, strict=True)])
     small = filter2d(small, sinc)
     blocks = to_macroblocks(small)
     owner = whole.repeat_interleave(len(blocks) // count, output_size=len(blocks))
     small = from_macroblocks(_jpeg_some(blocks, owner, late, quality2), small.shape)
     return (small.clamp(0, 1) * 255).round() / 255
+
+
+def _take(parts: list[Tensor], chosen: list[bool], draw: MosaicDraw, seed: int) -> list[Tensor]:
+    """The groups that are `chosen`, taken by a camera. They keep their sizes, because a mosaic
+    cannot be cut into macroblocks: its interpolation reaches over their borders."""
+    if not any(chosen):
+        return parts
+    generator = torch.Generator(parts[0].device)
+    generator.manual_seed(derive_seed(seed, "sensor"))
+    draws = zip(*(column.split([len(part) for part in parts]) for column in draw), strict=True)
+    return [
+        add_camera_noise(part, MosaicDraw(*columns), generator=generator) if is_chosen else part
+        for part, columns, is_chosen in zip(parts, draws, chosen, strict=True)
+    ]
 
 
 def _noise_and_jpeg(
@@ -209,16 +221,6 @@ def _jpeg_some(blocks: Tensor, owner: Tensor, chosen: Tensor, quality: Tensor) -
     return torch.where(mask, jpeg_blocks(blocks, quality[owner]), blocks)
 
 
-def _resize(x: Tensor, resize: _Resize) -> Tensor:
-    if x.shape[-2:] == resize.size:
-        return x
-    if resize.filter == "area":
-        return F.interpolate(x, size=resize.size, mode="area")
-    return F.interpolate(
-        x, size=resize.size, mode=resize.filter, align_corners=False, antialias=resize.antialias
-    )
-
-
 def _draw_geometry(
     specs: Sequence[DegradationSpec],
     shares: Sequence[float],
@@ -239,28 +241,16 @@ def _draw_geometry(
         plans.append(
             _Geometry(
                 preset=number,
-                first=_draw_resize(spec.resize1, (height, width), roll[1:5]),
-                second=_draw_resize(spec.resize2, lr_size, roll[5:9]) if has_second else None,
-                final=_Resize(lr_size, _pick(roll[9]), roll[10] < spec.final_antialias),
+                first=draw_resize(spec.resize1, (height, width), roll[1:5]),
+                second=draw_resize(spec.resize2, lr_size, roll[5:9]) if has_second else None,
+                final=Resize(
+                    lr_size,
+                    draw_filter(spec.final_lanczos, roll[9]),
+                    roll[10] < spec.final_antialias,
+                ),
             )
         )
     return plans
-
-
-def _draw_resize(spec: ResizeSpec, size: tuple[int, int], roll: list[float]) -> _Resize:
-    up, down, _ = spec.shares
-    low, high = spec.factor
-    factor = 1.0
-    if roll[0] < up:
-        factor = 1 + (high - 1) * roll[1]
-    elif roll[0] < up + down:
-        factor = low + (1 - low) * roll[1]
-    height, width = (max(1, int(side * factor)) for side in size)
-    return _Resize((height, width), _pick(roll[2]), roll[3] < spec.antialias)
-
-
-def _pick(roll: float) -> str:
-    return _FILTERS[int(roll * len(_FILTERS))]
 
 
 def _check(hr: Tensor, scale: int, group: int) -> None:

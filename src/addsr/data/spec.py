@@ -88,13 +88,15 @@ class ResizeSpec:
     """Smallest factor down, largest factor up."""
     antialias: float = 0.5
     """Share of bilinear and bicubic resizes with a filter as wide as the factor asks."""
+    lanczos: float = 0.0
+    """Share of resizes by Lanczos; area, bilinear and bicubic get a third of the others each."""
 
     def __post_init__(self) -> None:
         _shares(self, "shares", 3)
         _range(self, "factor", 0.05, 4.0)
         if not self.factor[0] <= 1 <= self.factor[1]:
             raise _wrong(self, "factor", "a range with 1 in it")
-        _share(self, "antialias")
+        _share(self, "antialias", "lanczos")
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,36 @@ class NoiseSpec:
 
 
 @dataclass(frozen=True)
+class MosaicSpec:
+    """Noise of a camera: on the sensor, before the colours of its Bayer mosaic are interpolated.
+
+    Comes after the first resize, so that the last one averages most of it away, as where a photo
+    is made small; pictures that get it get no `noise1`.
+    """
+
+    probability: float = 0.0
+    sigma: Range = (0.5, 4.0)
+    """Standard deviation of a green pixel of middle grey, in levels of 255 of the picture."""
+    read: Range = (0.0, 0.03)
+    """Share of that variance that does not depend on the light; the rest grows with it."""
+    red: Range = (1.9, 2.4)
+    """Gain of the red pixels over the green ones (white balance), as in arXiv 1811.11127."""
+    blue: Range = (1.5, 1.9)
+    """Gain of the blue pixels."""
+    errors: Range = (0.0, 0.5)
+    """Share of the interpolation's errors that stay: the lens blurs what a mosaic sees, and cameras
+    interpolate with more care than is taken here."""
+
+    def __post_init__(self) -> None:
+        _share(self, "probability")
+        _range(self, "sigma", 0.0, 64.0)
+        _range(self, "read", 0.0, 1.0)
+        _range(self, "red", 0.25, 8.0)
+        _range(self, "blue", 0.25, 8.0)
+        _range(self, "errors", 0.0, 1.0)
+
+
+@dataclass(frozen=True)
 class JpegSpec:
     """JPEG compression with 4:2:0 chroma at a random quality per picture."""
 
@@ -135,6 +167,7 @@ class DegradationSpec:
 
     blur1: BlurSpec = BlurSpec()
     resize1: ResizeSpec = ResizeSpec()
+    mosaic: MosaicSpec = MosaicSpec()
     noise1: NoiseSpec = NoiseSpec()
     jpeg1: JpegSpec = JpegSpec()
     second_order: float = 0.5
@@ -147,10 +180,12 @@ class DegradationSpec:
     """Share of pictures with a sinc filter at LR size."""
     final_antialias: float = 0.5
     """Share of bilinear and bicubic final resizes with a filter as wide as the factor asks."""
+    final_lanczos: float = 0.0
+    """Share of final resizes by Lanczos; the other three get a third of the rest each."""
     jpeg2: JpegSpec = JpegSpec()
 
     def __post_init__(self) -> None:
-        _share(self, "second_order", "final_sinc", "final_antialias")
+        _share(self, "second_order", "final_sinc", "final_antialias", "final_lanczos")
         for field in fields(self):
             default, value = field.default, getattr(self, field.name)
             if not isinstance(default, float) and not isinstance(value, type(default)):
@@ -174,15 +209,17 @@ PRESETS: dict[str, DegradationSpec] = {
         jpeg2=JpegSpec(quality=(60.0, 100.0)),
     ),
     "strong": DegradationSpec(),
-    # what most people hand in: a good photo made small, perhaps saved as JPEG once
+    # what most people hand in: a photo of a good camera made small, perhaps saved as JPEG once
     "near-clean": DegradationSpec(
         blur1=BlurSpec(probability=0.5, sinc=0.0, sigma=(0.2, 0.8), beta_generalised=(0.5, 2.0)),
-        resize1=ResizeSpec(shares=(0.0, 0.5, 0.5), factor=(0.3, 1.0), antialias=1.0),
-        noise1=NoiseSpec(probability=0.5, sigma=(0.3, 3.0), poisson=(0.05, 0.4)),
+        resize1=ResizeSpec(shares=(0.0, 0.5, 0.5), factor=(0.3, 1.0), antialias=1.0, lanczos=0.25),
+        mosaic=MosaicSpec(probability=0.35),
+        noise1=NoiseSpec(probability=0.4, sigma=(0.3, 3.0), poisson=(0.05, 0.4)),
         jpeg1=JpegSpec(probability=0.3, quality=(85.0, 100.0)),
         second_order=0.0,
         final_sinc=0.0,
         final_antialias=1.0,
+        final_lanczos=0.25,
         jpeg2=JpegSpec(probability=0.6, quality=(75.0, 100.0)),
     ),
 }
