@@ -4,20 +4,22 @@ Second-order degradation of Real-ESRGAN (arXiv 2107.10833, section 3), batched f
 
     blur -> resize -> noise -> JPEG -> [blur -> resize -> noise] -> resize to LR, sinc, JPEG
 
-with the last JPEG before or after the last resize, and the first noise that of a camera's mosaic
-where a preset asks for it. Every strength is drawn per picture. What fixes the shape of a tensor
-is shared by `group` pictures in a row: the preset, whether the second round runs, and the three
-resizes (direction, factor, filter). `group=1` draws these per picture too, at more launches per
-picture.
+with the last JPEG before or after the last resize. Where a preset asks for it, the first noise is
+that of a camera's mosaic and the last compression WebP. Every strength is drawn per picture. What
+fixes the shape of a tensor is shared by `group` pictures in a row: the preset, whether the second
+round runs, and the three resizes (direction, factor, filter). `group=1` draws these per picture
+too, at more launches per picture.
 
 Noise and compression run on 16 x 16 macroblocks, which stack whatever the size of the picture
-they come from; so only resizing and the second blur run group by group.
+they come from; so only resizing, cameras and the second blur run group by group. WebP runs on the
+host; a batch in which nobody draws it never waits for the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,8 +43,10 @@ from .spec import (
     NoiseSpec,
     Preset,
     ResizeSpec,
+    WebpSpec,
     resolve,
 )
+from .webp import MAX_SIDE, WebpDraw, draw_webp, webp
 
 __all__ = [
     "MIXTURES",
@@ -54,6 +58,7 @@ __all__ = [
     "NoiseSpec",
     "Preset",
     "ResizeSpec",
+    "WebpSpec",
     "degrade",
     "resolve",
 ]
@@ -67,6 +72,22 @@ class _Geometry:
     first: Resize
     second: Resize | None
     final: Resize
+
+
+class _Draws(NamedTuple):
+    """Everything drawn per picture, on the device unless it says otherwise."""
+
+    blur1: Tensor  # kernels (B, k, k), as are the next two
+    blur2: Tensor
+    sinc: Tensor
+    mosaic: MosaicDraw
+    noise1: NoiseDraw
+    noise2: NoiseDraw
+    jpeg1: tuple[Tensor, Tensor]  # who is compressed, and the quality
+    early: tuple[Tensor, Tensor]  # the last JPEG, before the last resize
+    late: tuple[Tensor, Tensor]  # the same after it
+    has_camera: list[bool]  # per group, on the host
+    webp: WebpDraw  # on the host
 
 
 @torch.no_grad()
@@ -103,30 +124,35 @@ def degrade(
     host = torch.Generator().manual_seed(derive_seed(seed, "parameters"))
     count = len(hr)
     plans = _draw_geometry(specs, shares, -(-count // group), hr.shape[-2:], scale, host)
+    sizes = [min(group, count - start) for start in range(0, count, group)]
     # autocast would run the DCT in half precision
     with torch.autocast(hr.device.type, enabled=False):
-        return _run(hr.float(), specs, plans, group, host, seed)
+        draws = _draw(specs, plans, sizes, hr.device, host, seed)
+        return _run(hr.float(), plans, sizes, draws, seed)
 
 
-def _run(
-    hr: Tensor,
+def _draw(
     specs: Sequence[DegradationSpec],
     plans: list[_Geometry],
-    group: int,
+    sizes: list[int],
+    device: torch.device,
     host: torch.Generator,
     seed: int,
-) -> Tensor:
-    device, count = hr.device, len(hr)
-    generator = torch.Generator(device).manual_seed(derive_seed(seed, "noise"))
-    sizes = [min(group, count - start) for start in range(0, count, group)]
+) -> _Draws:
+    """What the pictures of the groups, as many as `sizes` says, do not share."""
     of_group = torch.tensor(sizes)
     which = torch.tensor([plan.preset for plan in plans]).repeat_interleave(of_group)
     has_second = torch.tensor([plan.second is not None for plan in plans])
     has_second = has_second.repeat_interleave(of_group)
 
+    def own(name: str) -> Dice:
+        """Numbers of its own for what only some presets ask for: the others keep their pictures."""
+        return Dice(specs, which, torch.Generator().manual_seed(derive_seed(seed, name)))
+
+    mosaic, webp_draw = draw_mosaic(own("mosaic"), "mosaic"), draw_webp(own("webp"), "webp")
     dice = Dice(specs, which, host)
-    is_early = has_second & (dice.unit() < 0.5)  # the last JPEG comes before the last resize
-    is_compressed = dice.chance("jpeg2.probability")
+    is_early = has_second & (dice.unit() < 0.5)
+    is_compressed = dice.chance("jpeg2.probability") & ~webp_draw.wanted
     jpegs = (
         dice.chance("jpeg1.probability"),
         dice.uniform("jpeg1.quality"),
@@ -136,10 +162,6 @@ def _run(
     )
     kernels = draw_kernels(dice, "blur1"), draw_kernels(dice, "blur2"), draw_final_sinc(dice)
     noise1, noise2 = draw_noise(dice, "noise1"), draw_noise(dice, "noise2")
-    # numbers of its own: the presets without cameras keep their pictures
-    mosaic_host = torch.Generator().manual_seed(derive_seed(seed, "mosaic"))
-    mosaic = draw_mosaic(Dice(specs, which, mosaic_host), "mosaic")
-    has_mosaic = [bool(wanted.any()) for wanted in mosaic.wanted.split(sizes)]
     # what comes from a camera has its noise
     noise1 = noise1._replace(
         sigma=torch.where(mosaic.wanted, 0.0, noise1.sigma),
@@ -147,48 +169,63 @@ def _run(
     )
     tables = upload(device, *kernels, noise1, noise2, jpegs, mosaic)
     blur1, blur2, sinc = (build_kernels(KernelDraw(*table)) for table in tables[:3])
-    noise1, noise2 = NoiseDraw(*tables[3]), NoiseDraw(*tables[4])
-    mosaic = MosaicDraw(*tables[6])
     has_jpeg1, quality1, early, late, quality2 = tables[5]
+    return _Draws(
+        blur1=blur1,
+        blur2=blur2,
+        sinc=sinc,
+        mosaic=MosaicDraw(*tables[6]),
+        noise1=NoiseDraw(*tables[3]),
+        noise2=NoiseDraw(*tables[4]),
+        jpeg1=(has_jpeg1, quality1),
+        early=(early, quality2),
+        late=(late, quality2),
+        has_camera=[bool(wanted.any()) for wanted in mosaic.wanted.split(sizes)],
+        webp=webp_draw,
+    )
 
-    whole = torch.arange(count, device=device)
+
+def _run(hr: Tensor, plans: list[_Geometry], sizes: list[int], draws: _Draws, seed: int) -> Tensor:
+    generator = torch.Generator(hr.device).manual_seed(derive_seed(seed, "noise"))
+    whole = torch.arange(len(hr), device=hr.device)
     members = list(whole.split(sizes))  # per group: the numbers of its pictures
-    parts = list(filter2d(hr, blur1).split(sizes))
+    parts = list(filter2d(hr, draws.blur1).split(sizes))
     parts = [apply_resize(part, plan.first) for part, plan in zip(parts, plans, strict=True)]
-    parts = _take(parts, has_mosaic, mosaic, seed)
-    parts = _noise_and_jpeg(parts, members, noise1, has_jpeg1, quality1, generator)
+    if any(draws.has_camera):
+        sensor = torch.Generator(hr.device).manual_seed(derive_seed(seed, "sensor"))
+        parts = _take(parts, draws.has_camera, draws.mosaic, sensor)
+    parts = _noise_and_jpeg(parts, members, draws.noise1, *draws.jpeg1, generator)
 
     again = [index for index, plan in enumerate(plans) if plan.second is not None]
     if again:
-        kernels2 = blur2.split(sizes)
+        kernels = draws.blur2.split(sizes)
         second: list[Tensor] = []
         for index in again:
-            blurred, resize = filter2d(parts[index], kernels2[index]), plans[index].second
+            blurred, resize = filter2d(parts[index], kernels[index]), plans[index].second
             second.append(apply_resize(blurred, resize) if resize else blurred)
         chosen = [members[index] for index in again]
-        second = _noise_and_jpeg(second, chosen, noise2, early, quality2, generator)
+        second = _noise_and_jpeg(second, chosen, draws.noise2, *draws.early, generator)
         for index, part in zip(again, second, strict=True):
             parts[index] = part
 
     small = torch.cat([apply_resize(p, plan.final) for p, plan in zip(parts, plans, strict=True)])
-    small = filter2d(small, sinc)
+    small = filter2d(small, draws.sinc)
     blocks = to_macroblocks(small)
-    owner = whole.repeat_interleave(len(blocks) // count, output_size=len(blocks))
-    small = from_macroblocks(_jpeg_some(blocks, owner, late, quality2), small.shape)
-    return (small.clamp(0, 1) * 255).round() / 255
+    owner = whole.repeat_interleave(len(blocks) // len(hr), output_size=len(blocks))
+    small = from_macroblocks(_jpeg_some(blocks, owner, *draws.late), small.shape)
+    small = (small.clamp(0, 1) * 255).round() / 255
+    return _webp_some(small, draws.webp)
 
 
-def _take(parts: list[Tensor], chosen: list[bool], draw: MosaicDraw, seed: int) -> list[Tensor]:
-    """The groups that are `chosen`, taken by a camera. They keep their sizes, because a mosaic
-    cannot be cut into macroblocks: its interpolation reaches over their borders."""
-    if not any(chosen):
-        return parts
-    generator = torch.Generator(parts[0].device)
-    generator.manual_seed(derive_seed(seed, "sensor"))
-    draws = zip(*(column.split([len(part) for part in parts]) for column in draw), strict=True)
+def _take(
+    parts: list[Tensor], has_camera: list[bool], draw: MosaicDraw, generator: torch.Generator
+) -> list[Tensor]:
+    """Each group that has a camera, taken by it. A mosaic cannot be cut into macroblocks: its
+    interpolation reaches over their borders."""
+    columns = zip(*(column.split([len(part) for part in parts]) for column in draw), strict=True)
     return [
-        add_camera_noise(part, MosaicDraw(*columns), generator=generator) if is_chosen else part
-        for part, columns, is_chosen in zip(parts, draws, chosen, strict=True)
+        add_camera_noise(part, MosaicDraw(*own), generator=generator) if is_taken else part
+        for part, own, is_taken in zip(parts, columns, has_camera, strict=True)
     ]
 
 
@@ -219,6 +256,16 @@ def _jpeg_some(blocks: Tensor, owner: Tensor, chosen: Tensor, quality: Tensor) -
     because picking rows by a condition would wait for the device."""
     mask = (chosen > 0.5)[owner].view(-1, 1, 1, 1)
     return torch.where(mask, jpeg_blocks(blocks, quality[owner]), blocks)
+
+
+def _webp_some(small: Tensor, draw: WebpDraw) -> Tensor:
+    """Compressed where wanted, on the host: those pictures alone go there and back. What the
+    format cannot hold stays as it is."""
+    chosen = draw.wanted.nonzero().flatten()
+    if not len(chosen) or max(small.shape[-2:]) > MAX_SIDE:
+        return small
+    rows = chosen.to(small.device)
+    return small.index_copy(0, rows, webp(small[rows], draw.quality[chosen].tolist()))
 
 
 def _draw_geometry(

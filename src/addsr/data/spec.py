@@ -162,6 +162,22 @@ class JpegSpec:
 
 
 @dataclass(frozen=True)
+class WebpSpec:
+    """WebP compression as the last step, by the real encoder on the host.
+
+    Pictures that get it get no `jpeg2`; those above the format's 16,383 pixels stay as they are.
+    """
+
+    probability: float = 0.0
+    quality: Range = (75.0, 100.0)
+    """Drawn in whole numbers."""
+
+    def __post_init__(self) -> None:
+        _share(self, "probability")
+        _range(self, "quality", 0.0, 100.0)
+
+
+@dataclass(frozen=True)
 class DegradationSpec:
     """The whole pipeline: blur, resize, noise, JPEG, again with `second_order`, then down to LR."""
 
@@ -183,6 +199,7 @@ class DegradationSpec:
     final_lanczos: float = 0.0
     """Share of final resizes by Lanczos; the other three get a third of the rest each."""
     jpeg2: JpegSpec = JpegSpec()
+    webp: WebpSpec = WebpSpec()
 
     def __post_init__(self) -> None:
         _share(self, "second_order", "final_sinc", "final_antialias", "final_lanczos")
@@ -209,7 +226,8 @@ PRESETS: dict[str, DegradationSpec] = {
         jpeg2=JpegSpec(quality=(60.0, 100.0)),
     ),
     "strong": DegradationSpec(),
-    # what most people hand in: a photo of a good camera made small, perhaps saved as JPEG once
+    # what most people hand in: a photo of a good camera made small, perhaps saved
+    # as JPEG or WebP once
     "near-clean": DegradationSpec(
         blur1=BlurSpec(probability=0.5, sinc=0.0, sigma=(0.2, 0.8), beta_generalised=(0.5, 2.0)),
         resize1=ResizeSpec(shares=(0.0, 0.5, 0.5), factor=(0.3, 1.0), antialias=1.0, lanczos=0.25),
@@ -220,7 +238,8 @@ PRESETS: dict[str, DegradationSpec] = {
         final_sinc=0.0,
         final_antialias=1.0,
         final_lanczos=0.25,
-        jpeg2=JpegSpec(probability=0.6, quality=(75.0, 100.0)),
+        jpeg2=JpegSpec(probability=0.5, quality=(75.0, 100.0)),
+        webp=WebpSpec(probability=0.2, quality=(75.0, 100.0)),
     ),
 }
 
