@@ -184,12 +184,16 @@ def degrade(
     """
     talk.set_up()
     from .data.pairs import make_pairs
-    from .engines.device import choose_device
+    from .engines.device import choose_device, free_memory
+    from .settings import read_settings
 
     where = choose_device(device)
+    limit = free_memory(where)
+    if where.type in ("cpu", "mps"):  # ADDSR_MEMORY is about main memory
+        limit = min(limit, read_settings().memory_bytes or limit)
     with Bar("degrading", shown=not talk.quiet) as bar:
         made = make_pairs(
-            hr_folder, output, preset, seed, device=where,
+            hr_folder, output, preset, seed, device=where, memory_bytes=limit,
             on_file=lambda done, total, _name: bar.update(done, total),
         )  # fmt: skip
     if not talk.quiet:

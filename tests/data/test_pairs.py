@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from addsr.data.pairs import make_pairs
-from addsr.data.spec import DegradationSpec, Preset
+from addsr.data.degrade import degrade
+from addsr.data.pairs import make_pairs, peak_bytes
+from addsr.data.spec import DegradationSpec, Preset, ResizeSpec
 from addsr.errors import ConfigError, InputError, OptionError, OutputError
 
 
@@ -161,3 +167,67 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
         make_pairs(tmp_path / "in", tmp_path / "out", "wild")
     with pytest.raises(OptionError, match="scale = 0"):
         make_pairs(tmp_path / "in", tmp_path / "out", scale=0)
+
+
+def test_what_might_not_fit_in_memory_is_left_out_beforehand_and_named(tmp_path: Path) -> None:
+    save_photo(tmp_path / "in" / "large.png", 48, 40)
+    save_photo(tmp_path / "in" / "small.png", 16, 16)
+    limit = peak_bytes("mild", 30 * 40)
+    summary = make_pairs(tmp_path / "in", tmp_path / "out", memory_bytes=limit)
+    assert summary.written == ("small.png",)
+    ((name, reason),) = summary.skipped
+    assert name == "large.png"
+    assert re.match(
+        r"large.png: 48 x 40 may need 0.05 GiB to degrade, 0.05 GiB are free; cut", reason
+    )
+    assert files(tmp_path / "out" / "lr") == ["small.png"]
+
+
+def test_running_out_of_memory_spoils_one_picture_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_photo(tmp_path / "in" / "large.png", 48, 40)
+    save_photo(tmp_path / "in" / "small.png", 16, 16)
+
+    def out_of_memory(hr: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        if hr.shape[-1] > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return degrade(hr, *args, **options)
+
+    monkeypatch.setattr("addsr.data.pairs.degrade", out_of_memory)
+    summary = make_pairs(tmp_path / "in", tmp_path / "out")
+    assert summary.written == ("small.png",)
+    assert "48 x 40 did not fit in the memory of cpu" in summary.skipped[0][1]
+
+
+def test_more_memory_is_expected_where_the_first_resize_may_enlarge_or_a_camera_is_drawn() -> None:
+    def per_pixel(preset: Preset) -> float:
+        return (peak_bytes(preset, 2_000_000) - peak_bytes(preset, 1_000_000)) / 1e6
+
+    shrinks = DegradationSpec(resize1=ResizeSpec(shares=(0, 1, 0), factor=(0.5, 1)))
+    assert 100 < per_pixel(shrinks) < per_pixel("near-clean") < per_pixel("mild") < 500
+    assert per_pixel("mixture") == per_pixel("strong")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize("preset", ["near-clean", "strong"])
+def test_the_peak_stays_below_the_expected_one(preset: str) -> None:
+    code = f"""
+import torch
+from addsr.data.degrade import degrade
+from addsr.data.pairs import peak_bytes
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+degrade(torch.rand(1, 3, 64, 64), {preset!r})
+before = peak()
+for seed in range(6):
+    x = torch.rand(1, 3, 1200, 1000)
+    degrade(x, {preset!r}, generator=torch.Generator().manual_seed(seed), group=1)
+print((peak() - before) / peak_bytes({preset!r}, 1200 * 1000))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0.3 < float(ran.stdout) <= 1

@@ -386,6 +386,16 @@ def test_doctor_names_the_processor_and_what_is_not_installed(
     assert rows["device"].split(maxsplit=1)[1].startswith(f"{name.strip()},")
 
 
+def test_degrade_leaves_out_what_does_not_fit_in_the_memory_one_allows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hr").mkdir()
+    Image.effect_noise((64, 40), 60).convert("RGB").save(tmp_path / "hr" / "a.png")
+    monkeypatch.setenv("ADDSR_MEMORY", "1M")
+    assert main(["degrade", str(tmp_path / "hr"), str(tmp_path / "out")]) == 1
+    assert "a.png: 64 x 40 may need 0.05 GiB to degrade, 0.00 GiB" in capsys.readouterr().err
+
+
 def test_degrade_makes_pairs_and_tells_what_it_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

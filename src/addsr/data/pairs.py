@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from addsr.errors import InputError, OptionError, OutputError
+from addsr.errors import InputError, MemoryLimitError, OptionError, OutputError
 
 from .degrade import degrade
 from .draw import derive_seed
@@ -45,6 +45,7 @@ def make_pairs(
     scale: int = 4,
     device: str | torch.device = "cpu",
     max_pixels: int = MAX_PIXELS,
+    memory_bytes: int | None = None,
     on_file: Callable[[int, int, str], None] | None = None,
 ) -> PairsSummary:
     """Writes `out/hr/NAME.png` and `out/lr/NAME.png` for every picture of `hr_folder`.
@@ -63,6 +64,8 @@ def make_pairs(
         scale: how many times smaller LR is.
         device: where the degradation runs.
         max_pixels: larger pictures are left out.
+        memory_bytes: what one picture may take on `device`; pictures that might need more are left
+            out. None: no limit.
         on_file: called with (done, total, name) after each picture.
 
     Raises:
@@ -86,14 +89,15 @@ def make_pairs(
     for done, (name, output) in enumerate(names.items(), start=1):
         try:
             hr = _read_hr(source / name, name, scale, max_pixels)
-        except InputError as error:
+            if memory_bytes is not None:
+                _check_memory(hr, name, preset, memory_bytes)
+            generator = torch.Generator().manual_seed(derive_seed(seed, name))
+            lr = _degrade(hr, name, preset, scale, generator, device)
+        except (InputError, MemoryLimitError) as error:
             log.warning("%s (left out)", error)
             skipped.append((name, str(error)))
         else:
-            generator = torch.Generator().manual_seed(derive_seed(seed, name))
-            x = _to_tensor(hr).to(device)
-            lr = degrade(x, preset, scale=scale, generator=generator, group=1)
-            _write_png(_to_array(lr), target / "lr" / output)
+            _write_png(lr, target / "lr" / output)
             _write_png(hr, target / "hr" / output)
             written.append(name)
         if on_file is not None:
@@ -167,6 +171,51 @@ def _read_hr(path: Path, name: str, scale: int, max_pixels: int) -> np.ndarray:
             "give a larger picture"
         )
     return picture[:height, :width]
+
+
+def peak_bytes(preset: Preset, pixels: int) -> int:
+    """Most memory that degrading one HR picture of so many pixels may take, itself included.
+
+    For the largest first resize of the preset: were it for the one that is drawn, the pictures
+    left out would all be of one kind, and the pairs no longer what the preset says.
+    """
+    specs, _ = resolve(preset)
+    per_pixel = 0.0
+    for spec in specs:
+        largest = max(1.0, spec.resize1.factor[1] ** 2 if spec.resize1.shares[0] else 1.0)
+        # measured: the first blur takes 90 bytes per pixel, Poisson noise and JPEG 150 per pixel
+        # of the resized picture, the camera 180
+        stage = 180 if spec.mosaic.probability else 160
+        per_pixel = max(per_pixel, 90.0, 20 + stage * largest)
+    return int(pixels * (per_pixel + 15)) + 50_000_000
+
+
+def _check_memory(hr: np.ndarray, name: str, preset: Preset, memory_bytes: int) -> None:
+    height, width = hr.shape[:2]
+    needed = peak_bytes(preset, height * width)
+    if needed > memory_bytes:
+        raise MemoryLimitError(
+            f"{name}: {width} x {height} may need {needed / 2**30:.2f} GiB to degrade, "
+            f"{memory_bytes / 2**30:.2f} GiB are free; cut it into parts, or free memory"
+        )
+
+
+def _degrade(
+    hr: np.ndarray,
+    name: str,
+    preset: Preset,
+    scale: int,
+    generator: torch.Generator,
+    device: str | torch.device,
+) -> np.ndarray:
+    try:
+        x = _to_tensor(hr).to(device)
+        return _to_array(degrade(x, preset, scale=scale, generator=generator, group=1))
+    except torch.OutOfMemoryError as error:
+        raise MemoryLimitError(
+            f"{name}: {hr.shape[1]} x {hr.shape[0]} did not fit in the memory of {device}; "
+            "cut it into parts, or use --device cpu"
+        ) from error
 
 
 def _to_tensor(picture: np.ndarray) -> Tensor:
