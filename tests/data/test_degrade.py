@@ -175,6 +175,23 @@ def test_a_camera_leaves_the_pictures_of_other_groups_and_presets_alone(
     assert 0 < differs[:, 0].sum() < 6
 
 
+def test_a_camera_reaches_the_pictures_it_was_drawn_for_and_no_others() -> None:
+    some = dataclasses.replace(NOTHING, mosaic=MosaicSpec(0.5, sigma=(30, 30)))
+    every = dataclasses.replace(NOTHING, mosaic=MosaicSpec(1.0, sigma=(30, 30)))
+    hr = pictures(12)
+    clean, got, noisy = (
+        degrade(hr, spec, generator=seeded(1), group=5) for spec in (NOTHING, some, every)
+    )
+    change = (got - clean).abs().amax((1, 2, 3))
+    assert 0 < (change == 0).sum() < 12
+    assert ((change == 0) | (change > 3 / 255)).all()
+    assert ((noisy - clean).abs().amax((1, 2, 3)) > 3 / 255).all()
+    # each is still its own picture: noise of 30 levels is less than what sets two apart
+    assert (
+        (got - clean).abs().mean((1, 2, 3)) < 0.5 * (clean - clean.roll(1, 0)).abs().mean()
+    ).all()
+
+
 def test_what_comes_from_a_camera_gets_no_other_noise_in_the_first_round() -> None:
     spec = dataclasses.replace(NOTHING, noise1=NoiseSpec(sigma=(30, 30), poisson=(3, 3)))
     camera = dataclasses.replace(spec, mosaic=MosaicSpec(1.0, (0, 0), errors=(0, 0)))

@@ -26,7 +26,8 @@ def camera(count: int = 1, **values: float) -> MosaicDraw:
     spec = MosaicSpec(1.0, (4, 4), (0, 0), (2, 2), (1.5, 1.5), (0, 0))
     which = torch.zeros(count, dtype=torch.long)
     dice = Dice([DegradationSpec(mosaic=spec)], which, torch.Generator().manual_seed(0))
-    draw = MosaicDraw(*(column.float() for column in draw_mosaic(dice, "mosaic")))
+    _, draw = draw_mosaic(dice, "mosaic")
+    draw = MosaicDraw(*(column.float() for column in draw))
     return draw._replace(**{name: torch.full((count,), value) for name, value in values.items()})
 
 
@@ -137,11 +138,22 @@ def test_errors_of_the_interpolation_stay_as_far_as_asked() -> None:
     assert (half / full).item() == pytest.approx(0.5, abs=0.1)
 
 
-def test_pictures_without_a_camera_stay_bit_for_bit() -> None:
-    x = torch.rand(2, 3, 9, 11, generator=torch.Generator().manual_seed(1))
-    got = take(x, camera(2)._replace(wanted=torch.tensor([0.0, 1.0])))
-    assert torch.equal(got[0], x[0])
-    assert not torch.equal(got[1], x[1])
+def test_each_picture_of_a_batch_has_its_camera() -> None:
+    x = flat(0.5, 2)
+    draw = camera(2, errors=0.0)
+    got = take(x, draw._replace(shot=draw.shot * torch.tensor([0.0, 1.0]), read=torch.zeros(2)))
+    assert torch.allclose(got[0], x[0], atol=1e-6)
+    assert (got[1] - x[1]).std() > 2 / 255
+
+
+def test_cameras_are_drawn_with_their_share() -> None:
+    spec = DegradationSpec(mosaic=MosaicSpec(0.25, errors=(0.2, 0.4)))
+    which = torch.zeros(2000, dtype=torch.long)
+    wanted, draw = draw_mosaic(Dice([spec], which, torch.Generator().manual_seed(0)), "mosaic")
+    assert 450 < int(wanted.sum()) < 550
+    assert 0.2 <= draw.errors.min() < 0.21 < 0.39 < draw.errors.max() <= 0.4
+    for phase in (draw.row, draw.column):
+        assert 900 < int(phase.sum()) < 1100
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 3), (3, 17)])

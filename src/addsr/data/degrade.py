@@ -81,12 +81,13 @@ class _Draws(NamedTuple):
     blur2: Tensor
     sinc: Tensor
     mosaic: MosaicDraw
+    camera_first: Tensor  # numbers of the pictures, first of those that a camera takes
     noise1: NoiseDraw
     noise2: NoiseDraw
     jpeg1: tuple[Tensor, Tensor]  # who is compressed, and the quality
     early: tuple[Tensor, Tensor]  # the last JPEG, before the last resize
     late: tuple[Tensor, Tensor]  # the same after it
-    has_camera: list[bool]  # per group, on the host
+    cameras: list[int]  # per group, how many pictures are taken by one; on the host
     webp: WebpDraw  # on the host
 
 
@@ -149,7 +150,8 @@ def _draw(
         """Numbers of its own for what only some presets ask for: the others keep their pictures."""
         return Dice(specs, which, torch.Generator().manual_seed(derive_seed(seed, name)))
 
-    mosaic, webp_draw = draw_mosaic(own("mosaic"), "mosaic"), draw_webp(own("webp"), "webp")
+    has_camera, mosaic = draw_mosaic(own("mosaic"), "mosaic")
+    webp_draw = draw_webp(own("webp"), "webp")
     dice = Dice(specs, which, host)
     is_early = has_second & (dice.unit() < 0.5)
     is_compressed = dice.chance("jpeg2.probability") & ~webp_draw.wanted
@@ -164,10 +166,11 @@ def _draw(
     noise1, noise2 = draw_noise(dice, "noise1"), draw_noise(dice, "noise2")
     # what comes from a camera has its noise
     noise1 = noise1._replace(
-        sigma=torch.where(mosaic.wanted, 0.0, noise1.sigma),
-        poisson=torch.where(mosaic.wanted, 0.0, noise1.poisson),
+        sigma=torch.where(has_camera, 0.0, noise1.sigma),
+        poisson=torch.where(has_camera, 0.0, noise1.poisson),
     )
-    tables = upload(device, *kernels, noise1, noise2, jpegs, mosaic)
+    camera_first = torch.argsort(~has_camera, stable=True)
+    tables = upload(device, *kernels, noise1, noise2, jpegs, mosaic, (camera_first,))
     blur1, blur2, sinc = (build_kernels(KernelDraw(*table)) for table in tables[:3])
     has_jpeg1, quality1, early, late, quality2 = tables[5]
     return _Draws(
@@ -175,12 +178,13 @@ def _draw(
         blur2=blur2,
         sinc=sinc,
         mosaic=MosaicDraw(*tables[6]),
+        camera_first=tables[7][0].long(),
         noise1=NoiseDraw(*tables[3]),
         noise2=NoiseDraw(*tables[4]),
         jpeg1=(has_jpeg1, quality1),
         early=(early, quality2),
         late=(late, quality2),
-        has_camera=[bool(wanted.any()) for wanted in mosaic.wanted.split(sizes)],
+        cameras=[int(part.sum()) for part in has_camera.split(sizes)],
         webp=webp_draw,
     )
 
@@ -191,9 +195,9 @@ def _run(hr: Tensor, plans: list[_Geometry], sizes: list[int], draws: _Draws, se
     members = list(whole.split(sizes))  # per group: the numbers of its pictures
     parts = list(filter2d(hr, draws.blur1).split(sizes))
     parts = [apply_resize(part, plan.first) for part, plan in zip(parts, plans, strict=True)]
-    if any(draws.has_camera):
+    if any(draws.cameras):
         sensor = torch.Generator(hr.device).manual_seed(derive_seed(seed, "sensor"))
-        parts = _take(parts, draws.has_camera, draws.mosaic, sensor)
+        parts = _take(parts, members, draws, sensor)
     parts = _noise_and_jpeg(parts, members, draws.noise1, *draws.jpeg1, generator)
 
     again = [index for index, plan in enumerate(plans) if plan.second is not None]
@@ -218,15 +222,20 @@ def _run(hr: Tensor, plans: list[_Geometry], sizes: list[int], draws: _Draws, se
 
 
 def _take(
-    parts: list[Tensor], has_camera: list[bool], draw: MosaicDraw, generator: torch.Generator
+    parts: list[Tensor], members: list[Tensor], draws: _Draws, generator: torch.Generator
 ) -> list[Tensor]:
-    """Each group that has a camera, taken by it. A mosaic cannot be cut into macroblocks: its
-    interpolation reaches over their borders."""
-    columns = zip(*(column.split([len(part) for part in parts]) for column in draw), strict=True)
-    return [
-        add_camera_noise(part, MosaicDraw(*own), generator=generator) if is_taken else part
-        for part, own, is_taken in zip(parts, columns, has_camera, strict=True)
-    ]
+    """The pictures of each group, those that have a camera taken by it. Not as macroblocks: the
+    interpolation of a mosaic reaches over their borders."""
+    chosen = draws.camera_first[: sum(draws.cameras)].split(draws.cameras)
+    out: list[Tensor] = []
+    for part, numbers, taken in zip(parts, members, chosen, strict=True):
+        if len(taken):
+            rows = taken - numbers[0]
+            own = MosaicDraw(*(column[taken] for column in draws.mosaic))
+            noisy = add_camera_noise(part[rows], own, generator=generator)
+            part = part.index_copy(0, rows, noisy)
+        out.append(part)
+    return out
 
 
 def _noise_and_jpeg(

@@ -25,8 +25,6 @@ _SATURATED = 254.5 / 255
 class MosaicDraw(NamedTuple):
     """How each picture was taken, each `(B,)`."""
 
-    wanted: Tensor
-    """1 where the picture goes through the sensor; the others stay as they are."""
     shot: Tensor
     """Variance of the noise per light of 1, for linear values in [0, 1]."""
     read: Tensor
@@ -43,16 +41,18 @@ class MosaicDraw(NamedTuple):
     """Column of the mosaic's red pixels, 0 or 1."""
 
 
-def draw_mosaic(dice: Dice, mosaic: str) -> MosaicDraw:
-    """Cameras drawn on the host from the `MosaicSpec` in field `mosaic` of each picture's spec."""
+def draw_mosaic(dice: Dice, mosaic: str) -> tuple[Tensor, MosaicDraw]:
+    """Who is taken by a camera, `(B,)` booleans, and by which.
+
+    Drawn on the host from the `MosaicSpec` in field `mosaic` of each picture's spec.
+    """
     around = torch.tensor((_GREY - 1e-4, _GREY, _GREY + 1e-4), dtype=torch.float64)
     below, light, above = undevelop(around).tolist()
     slope = (above - below) / 2e-4
     wanted = dice.chance(f"{mosaic}.probability")
     variance = (dice.uniform(f"{mosaic}.sigma") / 255 * slope) ** 2
     share = dice.uniform(f"{mosaic}.read")
-    return MosaicDraw(
-        wanted=wanted,
+    return wanted, MosaicDraw(
         shot=(1 - share) * variance / light,
         read=share * variance,
         red=dice.uniform(f"{mosaic}.red"),
@@ -75,9 +75,9 @@ def add_camera_noise(x: Tensor, draw: MosaicDraw, *, generator: torch.Generator)
     light = undevelop(x.clamp(0, 1))
     red, green, blue = light.split(1, 1)
     clean = torch.where(is_red, red, torch.where(is_blue, blue, green))  # (B, 1, H, W)
-    shot, read, red_gain, blue_gain, errors, wanted = (
+    shot, read, red_gain, blue_gain, errors = (
         column.view(-1, 1, 1, 1)
-        for column in (draw.shot, draw.read, draw.red, draw.blue, draw.errors, draw.wanted)
+        for column in (draw.shot, draw.read, draw.red, draw.blue, draw.errors)
     )
     # a pixel behind a filter that lets less light through is noisier once white is white again
     gain = torch.where(is_red, red_gain, torch.where(is_blue, blue_gain, 1.0))
@@ -89,8 +89,7 @@ def add_camera_noise(x: Tensor, draw: MosaicDraw, *, generator: torch.Generator)
     noise = variance.sqrt() * normal
     # the interpolation is linear: this is its noise, and its errors at the strength that is asked
     taken = demosaic(noise + errors * clean, draw.row, draw.column)
-    picture = develop((taken + (1 - errors) * light).clamp(0, 1))
-    return torch.where(wanted > 0.5, picture, x)
+    return develop((taken + (1 - errors) * light).clamp(0, 1))
 
 
 def demosaic(mosaic: Tensor, row: Tensor, column: Tensor) -> Tensor:
