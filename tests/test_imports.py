@@ -32,6 +32,7 @@ LAYERS: dict[str, set[str]] = {
     "pipelines": {"plan", "image", "models", *NETWORKS},
     "upscaler": {"plan", "image", "engines", "models", "settings", *PURE},
     "doctor": {"engines", "models", "settings", *PURE},
+    "models_commands": {"pipelines", "models", "terminal", *PURE},
     "train": {"data", "metrics", "models", *NETWORKS},
     "evaluate": {
         "upscaler", "metrics", "models", "image", "data", "engines", "settings", "terminal", *PURE,
@@ -218,6 +219,8 @@ def test_the_walk_sees_relative_lazy_and_dynamic_imports(tmp_path: Path) -> None
         "try: main()\nexcept SystemExit as end: assert not end.code",
         "import sys; sys.argv[1:] = ['ab', '--help']\nfrom addsr.cli import main\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
+        "import sys; sys.argv[1:] = ['models', '--help']\nfrom addsr.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code",
         "import sys; sys.argv[1:] = ['--version']\nfrom addsr.cli import main\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
     ],
@@ -228,6 +231,7 @@ def test_the_walk_sees_relative_lazy_and_dynamic_imports(tmp_path: Path) -> None
         "upscale-help",
         "evaluate-help",
         "ab-help",
+        "models-help",
         "version-flag",
     ],
 )

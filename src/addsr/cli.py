@@ -279,6 +279,9 @@ app.command(
     help="Compare two folders of results blindly.",
     usage="Usage: addsr ab [OPTIONS] FOLDER FOLDER",
 )
+app.command(
+    "addsr.models_commands:models", name="models", help="Get, list, check and remove models."
+)
 
 
 @contextlib.contextmanager

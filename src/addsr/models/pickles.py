@@ -1,0 +1,201 @@
+"""Checkpoints of PyTorch read as data: tensors and plain containers, and nothing is ever run.
+
+torch's own restricted reader (`weights_only`) does the reading. It refuses files that name classes
+it does not know, as Lightning's checkpoints do; here each such name is given to it as an empty
+class of ours that ignores all it is called with. Names are compared as text: nothing that a file
+names is imported or looked up. The scan for names is therefore no safeguard that could be tricked:
+a name that it overlooks ends in torch's refusal.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import threading
+import warnings
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import IO, Any, cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.serialization import (
+    add_safe_globals,
+    clear_safe_globals,
+    get_safe_globals,
+    get_unsafe_globals_in_checkpoint,
+)
+
+from addsr.errors import ModelError
+
+MAX_STRUCTURE_BYTES = 64 << 20
+"""Of a checkpoint without its tensors' numbers; a published one has about half a megabyte."""
+MAX_FOREIGN_NAMES = 1000
+
+# torch keeps one list of known classes for the whole process
+_LOCK = threading.Lock()
+# torch refuses files that name anything from these, stand-in or not
+_BLOCKED = ("os.", "posix.", "nt.", "sys.")
+
+
+class Placeholder:
+    """Stands for an instance of a foreign class; it holds nothing and does nothing."""
+
+    def __new__(cls, *_arguments: Any, **_named: Any) -> Placeholder:
+        return super().__new__(cls)
+
+    def __init__(self, *_arguments: Any, **_named: Any) -> None: ...
+
+    def __setstate__(self, _state: Any) -> None: ...
+
+
+class ItemsPlaceholder:
+    """Stands for a foreign kind of dict: torch puts items into plain ones alone."""
+
+    def __new__(cls, *_arguments: Any, **_named: Any) -> Any:
+        return OrderedDict()
+
+
+def read_state(path: str | Path) -> Mapping[str, Tensor]:
+    """The tensors of a published file, on the CPU; nothing in it is run.
+
+    Takes safetensors and what `torch.save` writes, now and in its old form without zip; a dict of
+    tensors, or one that has such a dict under `state_dict`. Large files are mapped, not read.
+
+    Raises:
+        ModelError: it is missing, damaged, hostile, or holds no tensors under names.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"{path}: no file there; give the path of a published checkpoint")
+    try:
+        if path.suffix.lower() == ".safetensors":
+            return load_file(path)
+        loaded = _load(path)
+    except Exception as error:  # a hostile file can make the readers raise anything
+        raise ModelError(
+            f"{path}: cannot be read as tensors alone ({_reason(error)}); fetch it again, or turn "
+            "it into safetensors where you trust it"
+        ) from error
+    state = _state_dict(loaded)
+    if state is None:
+        raise ModelError(f"{path}: holds no state_dict; give the path of a published checkpoint")
+    for name, tensor in state.items():
+        _check(path, name, tensor)
+    return state
+
+
+def _load(path: Path) -> Any:
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"  # torch's own way to tell
+    if is_zip:
+        _check_zip(path)
+    # what a program made known for files of its own does not count for files of strangers
+    with _LOCK, _known(()):
+        names = sorted(get_unsafe_globals_in_checkpoint(path)) if is_zip else _scan(path)
+        if len(names) > MAX_FOREIGN_NAMES:
+            raise ValueError(f"names {len(names)} foreign classes")
+        blocked = [name for name in names if name.startswith(_BLOCKED)]
+        if blocked:
+            raise ValueError(f"names {', '.join(blocked)}, which only an attack has a use for")
+        try:
+            return _load_with(Placeholder, names, path, is_zip)
+        except UnpicklingError as error:
+            if "SETITEM" not in str(error):
+                raise
+            return _load_with(ItemsPlaceholder, names, path, is_zip)
+
+
+def _load_with(stand_in: type[Any], names: Sequence[str], path: Path, mmap: bool) -> Any:
+    classes = [(type(stand_in.__name__, (stand_in,), {"__doc__": n}), n) for n in names]
+    with _known(classes), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on old protocols: what cannot be read is refused
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+@contextmanager
+def _known(classes: Any) -> Generator[None]:
+    """While it lasts torch knows `classes` alone, besides its own."""
+    before = get_safe_globals()
+    clear_safe_globals()
+    add_safe_globals(list(classes))
+    try:
+        yield
+    finally:
+        clear_safe_globals()
+        add_safe_globals(before)
+
+
+def _scan(path: Path) -> list[str]:
+    """Names in a file of the old form; those that torch knows itself do no harm among them."""
+    with path.open("rb") as file:
+        # magic number, protocol, facts about the system that wrote it, the objects
+        return sorted({name for _ in range(4) for name in _scan_pickle(file)})
+
+
+def _scan_pickle(file: IO[bytes]) -> Generator[str]:
+    for opcode, argument, position in pickletools.genops(file):
+        if position is not None and position > MAX_STRUCTURE_BYTES:
+            raise ValueError("has a structure of an extreme size")
+        if opcode.name == "GLOBAL":
+            module, name = cast("str", argument).split(" ", 1)
+            # Python 2 called some things otherwise, and torch translates
+            if (module, name) in NAME_MAPPING:
+                module, name = NAME_MAPPING[module, name]
+            yield f"{IMPORT_MAPPING.get(module, module)}.{name}"
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip()
+    inside = text.partition("WeightsUnpickler error: ")[2] or text
+    lines = [line.strip() for line in inside.splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _check_zip(path: Path) -> None:
+    """Refuses archives that torch did not write, and such as grow when they are read."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    structures = [e for e in entries if e.filename.endswith("/data.pkl")]
+    if not structures:
+        few = ", ".join(e.filename for e in entries[:4])
+        raise ValueError(f"is an archive of other files: {few}; unpack it and give what is inside")
+    if any(e.compress_type != zipfile.ZIP_STORED for e in entries):
+        raise ValueError("is compressed, which torch.save never does")
+    if sum(e.file_size for e in structures) > MAX_STRUCTURE_BYTES:
+        raise ValueError("has a structure of an extreme size")
+
+
+def _state_dict(loaded: Any) -> dict[str, Tensor] | None:
+    if not isinstance(loaded, dict):
+        return None
+    found = cast("dict[Any, Any]", loaded)
+    state = found.get("state_dict", found)
+    if not isinstance(state, dict) or not state:
+        return None
+    named = cast("dict[Any, Any]", state)
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in named.items()):
+        return None
+    return dict(named)
+
+
+def _check(path: Path, name: str, tensor: Tensor) -> None:
+    """Refuses what is no plain tensor, or claims more numbers than the file holds for it."""
+    is_plain = (
+        tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+    )
+    if not is_plain:
+        raise ModelError(f"{path}: {name} is no plain tensor; fetch the file again")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ModelError(
+            f"{path}: {name} {tuple(tensor.shape)} claims more numbers than the file holds; "
+            "fetch it again"
+        )

@@ -1,0 +1,200 @@
+"""Folders of imported models put in their place, and removed: whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from addsr.errors import ModelError, OptionError, OutputError
+
+from .registry import MODELS
+from .store import FACTS, Installed, Part, check_name, find_installed, store_folder
+
+_CHUNK = 1 << 22
+_STALE_SECONDS = 24 * 3600
+_SLACK_BYTES = 16 << 20
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all."""
+
+
+def check_free(name: str, force: bool) -> None:
+    """Whether a model can be imported under `name`.
+
+    Raises:
+        OptionError: it is no name, or that of an embedded model.
+        ModelError: it is taken, and not `force`; or what is there was not imported.
+    """
+    check_name(name)
+    if name in MODELS:
+        raise OptionError(f"name: {name!r} is the embedded model; choose another --name")
+    folder = store_folder() / name
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if folder.is_symlink() or not (folder / FACTS).is_file():
+        raise ModelError(
+            f"{folder}: is there already and no imported model; move it away, or choose another "
+            "--name"
+        )
+    if not force:
+        raise ModelError(
+            f"{name}: is imported already ({folder}); give --force to replace it, or another --name"
+        )
+
+
+def check_space(needed: int) -> None:
+    """Whether the disk of the store has `needed` bytes left.
+
+    Raises:
+        OutputError: it has not, or the store cannot be made.
+    """
+    folder = store_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be made ({error}); point ADDSR_MODELS to a folder that can"
+        ) from error
+    if free < needed + _SLACK_BYTES:
+        raise OutputError(
+            f"{folder}: the model takes {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; "
+            "make room, point ADDSR_MODELS to another disk, or import with --dtype fp16"
+        )
+
+
+@contextmanager
+def unfinished(name: str) -> Generator[Path]:
+    """A new hidden folder in the store; whatever happens, it is gone in the end.
+
+    What other imports left behind, killed without notice, is removed first.
+
+    Raises:
+        OutputError: the store cannot be written.
+    """
+    store = store_folder()
+    folder = store / f".{name}.{secrets.token_hex(4)}.part"
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        for old in store.glob(".*.part"):
+            if old.is_dir() and time.time() - old.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+        folder.mkdir()
+    except OSError as error:
+        raise OutputError(
+            f"{store}: cannot be written ({error}); point ADDSR_MODELS to a folder that can"
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def place(folder: Path, name: str) -> Path:
+    """Moves a finished folder to its place; an imported model of this name makes way.
+
+    Raises:
+        OutputError: it cannot be moved; what was there before is there still.
+    """
+    target = store_folder() / name
+    before = None
+    try:
+        if target.exists():
+            before = target.with_name(f".{name}.{secrets.token_hex(4)}.part")
+            target.rename(before)
+        folder.rename(target)
+    except OSError as error:
+        if before is not None and not target.exists():
+            before.rename(target)
+        raise OutputError(f"{target}: cannot be put in place ({error})") from error
+    if before is not None:
+        shutil.rmtree(before, ignore_errors=True)
+    return target
+
+
+def remove(name: str) -> list[str]:
+    """Deletes what the import of `name` wrote; gives the files it did not write, which stay.
+
+    Raises:
+        OptionError: it is an embedded model, which is part of the package.
+        ModelError: nothing of that name was imported, or its facts are damaged.
+        OutputError: a file cannot be deleted.
+    """
+    if name in MODELS:
+        raise OptionError(f"{name}: is embedded in addsr and cannot be removed alone")
+    model = find_installed(name)
+    if model is None:
+        raise ModelError(
+            f"{name}: no imported model is called that in {store_folder()}; see `addsr models list`"
+        )
+    if model.folder.is_symlink():
+        raise ModelError(f"{model.folder}: is a link, which no import makes; remove it by hand")
+    try:
+        # the facts go last: if this is broken off, it can be done again
+        for inside in (*model.files, FACTS):
+            (model.folder / inside).unlink(missing_ok=True)
+        folders = sorted((f for f in model.folder.rglob("*") if f.is_dir()), reverse=True)
+        for folder in (*folders, model.folder):
+            with contextlib.suppress(OSError):  # holds files of others
+                folder.rmdir()
+    except OSError as error:
+        raise OutputError(f"{model.folder}: cannot be removed ({error})") from error
+    return sorted(str(f) for f in model.folder.rglob("*") if not f.is_dir())
+
+
+def measure(path: Path, progress: Progress | None = None) -> Part:
+    """Size and sha256 of a file.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    total = hashlib.sha256()
+    done = 0
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                total.update(chunk)
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, size)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error})") from error
+    return Part(done, total.hexdigest())
+
+
+def measure_all(folder: Path) -> dict[str, Part]:
+    """All files below `folder`, by their path in it."""
+    return {
+        file.relative_to(folder).as_posix(): measure(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def damages(model: Installed, progress: Progress | None = None) -> list[str]:
+    """What is wrong with the files of a model, one line for each; empty if nothing is."""
+    found: list[str] = []
+    done, size = 0, model.bytes
+    for name, part in model.files.items():
+        path = model.folder / name
+        if not path.is_file():
+            found.append(f"{path}: is missing")
+        elif path.stat().st_size != part.bytes:
+            found.append(f"{path}: has {path.stat().st_size} bytes, not {part.bytes}")
+        else:
+            start = done
+            try:
+                now = measure(path, progress and (lambda n, _, s=start: progress(s + n, size)))
+            except ModelError as error:
+                found.append(str(error))
+            else:
+                if now.sha256 != part.sha256:
+                    found.append(f"{path}: has changed (sha256 {now.sha256}, not {part.sha256})")
+        done += part.bytes
+    return found

@@ -1,0 +1,509 @@
+"""`addsr models` as the command line calls it; no torch before something is converted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from cyclopts import App, Parameter
+
+from .errors import AddsrError, DependencyError, ModelError, OptionError
+from .terminal import FAILED, USUAL_TALK, Bar, Talk, say
+
+if TYPE_CHECKING:
+    from .models.published import Published
+    from .models.store import Installed
+    from .pipelines.installing import Plan, Stage, Wish
+
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+Flag = Annotated[bool, Parameter(negative="")]
+
+models = App(name="models", help="Get, list, check and remove models.")
+
+
+@models.command(name="list")
+def list_models(*, json_summary: Json = False, talk: Talk = USUAL_TALK) -> int:
+    """Show the embedded model, those imported and those that can be had.
+
+    Parameters
+    ----------
+    json_summary
+        Print JSON instead of a table.
+    """
+    talk.set_up()
+    rows = [*_embedded(), *_installed(), *_available()]
+    if json_summary:
+        say(json.dumps(rows, indent=2))
+        return 0
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("model", "state", "size", "licence", "what it is"):
+        table.add_column(column, no_wrap=column in ("model", "state", "size"), overflow="fold")
+    for row in rows:
+        size = f"{row['bytes'] / 1e9:.2f} GB" if row["bytes"] else "-"
+        if row["state"] == "available":
+            size = f"~{size}"
+        table.add_row(row["name"], row["state"], size, row["licence"], row["description"])
+    _print(table)
+    return 0
+
+
+@models.command(usage="Usage: addsr models pull [OPTIONS] NAME")
+def pull(
+    name: str,
+    /,
+    *,
+    accept_licence: Flag = False,
+    dtype: Literal["fp16", "fp32"] = "fp16",
+    prediction: Literal["eps", "v"] | None = None,
+    force: Flag = False,
+    json_summary: Json = False,
+    talk: Talk = USUAL_TALK,
+) -> int:
+    """Download a published model and import it.
+
+    The files stay in the hub's cache; HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are obeyed.
+
+    Parameters
+    ----------
+    name
+        stablesr, stablesr-768, stablesr-turbo or stablesr-face.
+    accept_licence
+        Accept the licence that is shown; without it you are asked.
+    dtype
+        Numbers to store; fp16 halves the size.
+    prediction
+        What the U-Net says. [default: as published]
+    force
+        Replace an imported model; take files that differ from those on record.
+    json_summary
+        Print the facts of the model as JSON.
+    """
+    talk.set_up()
+    from .models.placing import check_free, check_space
+    from .models.published import find_published
+
+    model = find_published(name)
+    check_free(name, force)
+    _show_licence(model)
+    if model.is_non_commercial and not accept_licence:
+        _ask("Accept this licence?", "--accept-licence")
+    _need("diffusers")
+    check_space(int(model.download_gb * 1e9 / (1 if dtype == "fp32" else 2)))
+    if talk.quiet:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
+    from .models.download import download
+
+    paths: list[Path] = []
+    for file in model.files:
+        if not talk.quiet:
+            say(f"getting {file.name} from {file.mirrors[0]}", sys.stderr)
+        paths.append(download(file))
+    from .pipelines.installing import Wish
+
+    wish = Wish(variant=name, prediction=prediction, dtype=dtype, force=force)
+    return _import(paths, wish, talk, json_summary, is_download=True)
+
+
+@models.command(name="import", usage="Usage: addsr models import [OPTIONS] FILE...")
+def import_files(
+    *files: Annotated[Path, Parameter(name="FILE", negative="", show_default=False)],
+    variant: Annotated[str | None, Parameter(name="--as")] = None,
+    name: str | None = None,
+    base: str | None = None,
+    unet: Literal["checkpoint", "base"] | None = None,
+    prediction: Literal["eps", "v"] | None = None,
+    tile: int | None = None,
+    dtype: Literal["fp16", "fp32"] = "fp16",
+    force: Flag = False,
+    json_summary: Json = False,
+    talk: Talk = USUAL_TALK,
+) -> int:
+    """Import published checkpoints that lie on this machine.
+
+    Files are recognised by their tensors, in any order: stablesr_*.ckpt (or the adapter's tensors
+    alone), and vqgan_cfw_*.ckpt with it, without which fidelity is 0. Nothing in them is run.
+
+    Parameters
+    ----------
+    files
+        Files as published, or the same tensors as safetensors.
+    variant
+        Which model it is, where neither name nor content of the file tells: stablesr,
+        stablesr-768, stablesr-turbo or stablesr-face.
+    name
+        How --model will call it. [default: the published name]
+    base
+        Folder in diffusers' layout, or repository on the hub, for what the files lack.
+        [default: the published one's]
+    unet
+        Take the U-Net from the checkpoint or from the base. [default: checkpoint, if it has one]
+    prediction
+        What the U-Net says: eps or v. [default: as published]
+    tile
+        Side of its tiles in pixels. [default: as published]
+    dtype
+        Numbers to store; fp16 halves the size.
+    force
+        Replace an imported model of that name; take files that differ from those on record.
+    json_summary
+        Print the facts of the models as JSON.
+    """
+    talk.set_up()
+    _need("diffusers")
+    from .pipelines.installing import Wish
+
+    wish = Wish(variant, name, base, prediction, tile, unet, dtype, force)
+    return _import(list(files), wish, talk, json_summary, is_download=False)
+
+
+@models.command
+def info(name: str, /, *, json_summary: Json = False, talk: Talk = USUAL_TALK) -> int:
+    """Show what is known about one model.
+
+    Parameters
+    ----------
+    name
+        An embedded, imported or published model.
+    json_summary
+        Print JSON instead of a table.
+    """
+    talk.set_up()
+    facts = _facts(name)
+    if json_summary:
+        say(json.dumps(facts, indent=2))
+        return 0
+    for key, value in facts.items():
+        for k, line in enumerate(_lines(value)):
+            say(f"{key if k == 0 else '':<12}  {line}")
+    return 0
+
+
+@models.command
+def verify(
+    *names: Annotated[str, Parameter(name="NAME", negative="", show_default=False)],
+    json_summary: Json = False,
+    talk: Talk = USUAL_TALK,
+) -> int:
+    """Check that models are as they were written; exit status 1 if one is not.
+
+    Parameters
+    ----------
+    names
+        Models to check. [default: all]
+    json_summary
+        Print what is wrong with each as JSON.
+    """
+    talk.set_up()
+    from .models.registry import MODELS
+    from .models.store import folders
+
+    wanted = names or (*MODELS, *(folder.name for folder in folders()))
+    wrong: dict[str, list[str]] = {}
+    with Bar("checking", shown=not talk.quiet) as bar:
+        for name in dict.fromkeys(wanted):
+            wrong[name] = _damages(name, bar)
+            for line in wrong[name]:
+                say(f"error: {name}: {line}", sys.stderr)
+            if not wrong[name] and not json_summary and not talk.quiet:
+                say(f"{name}: whole")
+    if json_summary:
+        say(json.dumps(wrong, indent=2))
+    return FAILED if any(wrong.values()) else 0
+
+
+@models.command
+def remove(
+    name: str,
+    /,
+    *,
+    yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative="")] = False,
+    talk: Talk = USUAL_TALK,
+) -> int:
+    """Delete an imported model.
+
+    Parameters
+    ----------
+    name
+        As --model calls it.
+    yes
+        Do not ask.
+    """
+    talk.set_up()
+    from .models import placing
+    from .models.registry import MODELS
+    from .models.store import find_installed
+
+    if not yes and name not in MODELS and (model := find_installed(name)):
+        _ask(f"Delete {model.folder} ({model.bytes / 1e9:.2f} GB)?", "--yes")
+    left = placing.remove(name)
+    if left:
+        say(f"{name}: removed; files of others stay: {', '.join(left)}", sys.stderr)
+    elif not talk.quiet:
+        say(f"{name}: removed")
+    return 0
+
+
+def _import(
+    files: Sequence[Path], wish: Wish, talk: Talk, json_summary: bool, *, is_download: bool
+) -> int:
+    from .pipelines.installing import install, plan_imports
+
+    done: list[Installed] = []
+    with _stages(talk) as tell:
+        plans = plan_imports(files, wish, tell)
+        for plan in plans:
+            if is_download:
+                _check_download(plan)
+            else:
+                _show_licence(plan.model)
+            done.append(install(plan, wish, on_stage=tell))
+            if not json_summary and not talk.quiet:
+                _tell_imported(done[-1], plan.model)
+    if json_summary:
+        say(json.dumps([model.to_dict() for model in done], indent=2))
+    return 0
+
+
+@contextlib.contextmanager
+def _stages(talk: Talk) -> Generator[Stage]:
+    """A bar for each thing that is done in turn."""
+    with contextlib.ExitStack() as stack:
+        bars: list[Bar] = []
+
+        def tell(what: str, done: int, total: int) -> None:
+            if not bars or bars[-1].title != what:
+                stack.close()
+                bars.append(stack.enter_context(Bar(what, shown=not talk.quiet)))
+            bars[-1].update(done, total)
+
+        yield tell
+
+
+def _check_download(plan: Plan) -> None:
+    """Refuses what differs from the sha256 that the hub stated for it."""
+    from .models.download import stated_sha256
+
+    for found in (plan.checkpoint, plan.cfw):
+        stated = found and stated_sha256(found.path)
+        if found and stated and stated != found.part.sha256:
+            raise ModelError(
+                f"{found.path}: is damaged (sha256 {found.part.sha256}, the hub states {stated}); "
+                "delete it and pull again"
+            )
+
+
+def _tell_imported(model: Installed, published: Published) -> None:
+    say(f"{model.name}: imported to {model.folder} ({model.bytes / 1e9:.2f} GB)")
+    for source in model.sources:
+        say(f"  {source.name}: {source.what}")
+    if model.base != "the checkpoint":
+        say(f"  base: {model.base}")
+    if published.note:
+        say(f"  note: {published.note}")
+    say(f"use it: addsr upscale --model {model.name} IN.jpg")
+
+
+def _show_licence(model: Published) -> None:
+    """On standard error, so that JSON stays alone on the other one."""
+    say(f"{model.name}: {model.full_licence}", sys.stderr)
+    if model.is_non_commercial:
+        say(f"  no commercial use of the model or its results: {model.licence_url}", sys.stderr)
+
+
+def _ask(question: str, flag: str) -> None:
+    """Goes on after a yes.
+
+    Raises:
+        OptionError: nobody is there to answer.
+        AddsrError: a no.
+    """
+    if not sys.stdin.isatty():
+        raise OptionError(f"{question} Nobody is there to answer; give {flag} to say yes")
+    say(f"{question} [y/N] ", sys.stderr)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise AddsrError(f"{question} The answer was no; nothing was done")
+
+
+def _need(package: str) -> None:
+    """Before gigabytes are moved.
+
+    Raises:
+        DependencyError: it is not installed.
+    """
+    from importlib.util import find_spec
+
+    try:
+        found = find_spec(package) is not None
+    except ValueError:  # a module without a spec
+        found = False
+    if not found:
+        raise DependencyError(f"StableSR needs {package}: pip install 'addsr[diffusion]'")
+
+
+def _embedded() -> list[dict[str, Any]]:
+    from .models.registry import MODELS
+
+    return [
+        {
+            "name": name,
+            "state": "embedded" if (size := _embedded_bytes(name)) else "missing",
+            "bytes": size,
+            "licence": model.licence,
+            "description": model.description,
+        }
+        for name, model in MODELS.items()
+    ]
+
+
+def _embedded_bytes(name: str) -> int:
+    """Of the weights in the package; 0 where they are missing. Does not load torch."""
+    from importlib.resources import as_file, files
+
+    resource = files("addsr.models") / "embedded" / f"{name}.safetensors"
+    if not resource.is_file():
+        return 0
+    with as_file(resource) as path:
+        return path.stat().st_size
+
+
+def _installed() -> list[dict[str, Any]]:
+    from .models.published import PUBLISHED
+    from .models.store import folders, read_facts
+
+    rows: list[dict[str, Any]] = []
+    for folder in folders():
+        try:
+            model = read_facts(folder)
+        except ModelError as error:
+            rows.append(
+                {"name": folder.name, "state": "damaged", "bytes": 0, "licence": "?",
+                 "description": str(error)}
+            )  # fmt: skip
+            continue
+        published = PUBLISHED.get(model.variant)
+        rows.append(
+            {
+                "name": model.name,
+                "state": "imported",
+                "bytes": model.bytes,
+                "licence": model.licence,
+                "description": published.description if published else model.kind,
+            }
+        )
+    return rows
+
+
+def _available() -> list[dict[str, Any]]:
+    from .models.published import PUBLISHED
+    from .models.store import folders
+
+    there = {folder.name for folder in folders()}
+    return [
+        {
+            "name": model.name,
+            "state": "available",
+            "bytes": int(model.download_gb * 1e9),
+            "licence": model.full_licence,
+            "description": model.description,
+        }
+        for model in PUBLISHED.values()
+        if model.name not in there
+    ]
+
+
+def _facts(name: str) -> dict[str, Any]:
+    from .models.published import PUBLISHED
+    from .models.registry import MODELS
+    from .models.store import find_installed, recorded
+
+    if name in MODELS:
+        info = MODELS[name]
+        return {**_embedded()[list(MODELS).index(name)], "steps": list(info.steps)}
+    model = find_installed(name)
+    published = PUBLISHED.get(model.variant if model else name)
+    facts: dict[str, Any] = {"name": name}
+    if model is not None:
+        facts |= {"state": "imported", **model.to_dict(), "files": len(model.files)}
+    if published is not None:
+        known = recorded()
+        facts.setdefault("state", "available")
+        facts |= {
+            "description": published.description,
+            "steps": published.steps,
+            "licence": published.full_licence,
+            "licence_url": published.licence_url,
+            "note": published.note,
+            "downloads": [
+                {
+                    "name": file.name,
+                    "urls": list(file.urls),
+                    "sha256": file.sha256 or (known[file.name].sha256 if file.name in known
+                                              else "recorded at the first import"),
+                }
+                for file in published.files
+            ],
+            "bases": list(published.base.mirrors),
+        }  # fmt: skip
+    if len(facts) == 1:
+        raise ModelError(
+            f"{name}: neither embedded, imported nor published; see `addsr models list`"
+        )
+    return facts
+
+
+def _damages(name: str, bar: Bar) -> list[str]:
+    from .models.placing import damages
+    from .models.registry import MODELS
+    from .models.store import find_installed, store_folder
+
+    if name in MODELS:
+        from .models.hub import load_model
+
+        try:
+            load_model(name)
+        except ModelError as error:
+            return [str(error)]
+        return []
+    try:
+        model = find_installed(name)
+    except ModelError as error:
+        return [str(error)]
+    if model is None:
+        raise ModelError(f"{name}: no imported model is called that in {store_folder()}")
+    found = damages(model, bar.update)
+    if found:
+        return found
+    from .pipelines.checking import misfits
+
+    try:
+        return misfits(model.folder)
+    except DependencyError as error:
+        say(f"{name}: files are whole; shapes were not checked: {error}", sys.stderr)
+        return []
+
+
+def _lines(value: Any) -> list[str]:
+    """A fact as text; not cut at the edge of the terminal, for addresses are to be copied."""
+    if isinstance(value, dict):
+        pairs = cast("dict[str, Any]", value).items()
+        return [f"{k}: {line}" for k, one in pairs for line in _lines(one)]
+    if isinstance(value, (list, tuple)):
+        return [line for one in cast("list[Any]", value) for line in _lines(one)]
+    return [] if value == "" else [str(value)]
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    console = Console(soft_wrap=False)
+    with console.capture() as shown:  # `say` prints what the terminal has no letters for
+        console.print(table)
+    say(shown.get().rstrip("\n"))

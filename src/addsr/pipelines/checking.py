@@ -1,0 +1,83 @@
+"""Whether the weights in a pipeline's folder fit the networks their configuration names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from addsr.errors import AddsrError, ModelError
+from addsr.nets.stablesr import (
+    CfwConfig,
+    EncoderConfig,
+    FeatureWrapping,
+    SftConfig,
+    SftLayers,
+    TimeAwareEncoder,
+)
+from addsr.nets.stablesr.backbones import rebuild
+
+from .folder import weights_name
+
+_OURS: dict[str, tuple[Any, Any]] = {
+    "encoder": (TimeAwareEncoder, EncoderConfig),
+    "sft": (SftLayers, SftConfig),
+    "cfw": (FeatureWrapping, CfwConfig),
+}
+_THEIRS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+
+
+def misfits(folder: Path) -> list[str]:
+    """One line for each part whose weights do not fit; names and shapes are read, numbers not.
+
+    Raises:
+        DependencyError: diffusers is not installed.
+    """
+    found: list[str] = []
+    for part in (*_THEIRS, *_OURS):
+        if part == "cfw" and not (folder / part).is_dir():
+            continue
+        path = folder / part / weights_name(None)
+        try:
+            wanted = {k: list(v.shape) for k, v in _net(folder, part).state_dict().items()}
+            there = _shapes(path)
+        except ModelError as error:
+            found.append(str(error))
+            continue
+        wrong = [k for k in sorted({*wanted, *there}) if wanted.get(k) != there.get(k)]
+        if wrong:
+            k = wrong[0]
+            found.append(
+                f"{path}: {len(wrong)} tensors do not fit, such as {k} {there.get(k, 'missing')}, "
+                f"not {wanted.get(k, 'known')}"
+            )
+    return found
+
+
+def _net(folder: Path, part: str) -> nn.Module:
+    """The part without numbers."""
+    path = folder / part / "config.json"
+    try:
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
+        with torch.device("meta"):
+            if part in _THEIRS:
+                return rebuild(_THEIRS[part], config)
+            net, shape = _OURS[part]
+            own = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+            return net(shape(**{k: v for k, v in own.items() if k != "_class_name"}))
+    except AddsrError:
+        raise
+    except Exception as error:  # a wrong number in it can fail anywhere in a network
+        raise ModelError(f"{path}: no network can be built from it ({error})") from error
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            return {k: list(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: not a readable safetensors file ({error})") from error
