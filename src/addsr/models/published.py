@@ -8,7 +8,7 @@ from typing import Literal
 from addsr.errors import OptionError
 
 S_LAB = "S-Lab License 1.0 (non-commercial)"
-S_LAB_URL = "https://github.com/IceClear/StableSR/blob/main/LICENSE.txt"
+S_LAB_URL = "https://huggingface.co/Iceclear/StableSR"
 
 
 @dataclass(frozen=True)
