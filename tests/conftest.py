@@ -32,7 +32,7 @@ os.environ |= {
 # processes threads that spin while they wait made the suite ten times slower (622 s, not 50).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-for name in ("ADDSR_MODEL", "ADDSR_DEVICE", "ADDSR_DTYPE", "ADDSR_MEMORY"):
+for name in ("ADDSR_MODEL", "ADDSR_MODELS", "ADDSR_DEVICE", "ADDSR_DTYPE", "ADDSR_MEMORY"):
     os.environ.pop(name, None)
 
 # Without a deadline (shared machines stall) and the same examples in every run.

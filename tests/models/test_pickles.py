@@ -142,7 +142,7 @@ def test_a_structure_that_is_a_call_alone_gives_nothing(
     code = f"touch {trace}".encode()
     content = b"\x80\x02c" + module_and_name.encode() + b"\nX" + struct.pack("<I", len(code)) + code
     path = replace_pickle(checkpoint(tmp_path / "a.ckpt", None), content + b"\x85R.")
-    with pytest.raises(ModelError, match="tensors alone|holds no state_dict"):
+    with pytest.raises(ModelError, match=r"tensors alone|holds no state_dict"):
         read_state(path)
     assert not trace.exists()
 
@@ -191,7 +191,7 @@ def test_a_structure_of_thirty_thousand_levels_does_no_harm(tmp_path: Path) -> N
         b"\x80\x02" + b"]" * 30_000 + b"a" * 29_999 + b".",
         b"\x80\x02)" + b"\x85" * 30_000 + b".",
     ):
-        with pytest.raises(ModelError, match="tensors alone|holds no state_dict"):
+        with pytest.raises(ModelError, match=r"tensors alone|holds no state_dict"):
             read_state(replace_pickle(path, content))
 
 

@@ -134,6 +134,13 @@ def remove(name: str) -> list[str]:
         )
     if model.folder.is_symlink():
         raise ModelError(f"{model.folder}: is a link, which no import makes; remove it by hand")
+    whole = model.folder.resolve()
+    for inside in model.files:
+        if not (model.folder / inside).parent.resolve().is_relative_to(whole):
+            raise ModelError(
+                f"{model.folder / inside}: leads out of the folder, which no import makes; remove "
+                "the model by hand"
+            )
     try:
         # the facts go last: if this is broken off, it can be done again
         for inside in (*model.files, FACTS):

@@ -5,6 +5,7 @@ No torch here: `addsr models list` and the look-up of a name stay quick.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -242,7 +243,8 @@ def write_json(path: Path, value: Any) -> None:
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _typed(facts: Any, name: str, kind: type[Any]) -> Any:
