@@ -106,3 +106,60 @@ def seeded() -> None:
 def golden() -> Path:
     """The folder of stored reference results."""
     return Path(__file__).parent / "golden"
+
+
+def _weights(golden: Path, name: str, prefix: str = "") -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    stored = load_file(golden / f"{name}.safetensors")
+    return {prefix + k[7:]: v.float() for k, v in stored.items() if k.startswith("weight/")}
+
+
+@pytest.fixture(scope="session")
+def published(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of StableSR's files as published, in small; read them and do not change them.
+
+    The checkpoint is whole, with a text tower; `adapter.safetensors` has its 376 tensors alone.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    width, make = 48, torch.Generator().manual_seed(0)
+    text = {
+        "positional_embedding": (5, width),
+        "token_embedding.weight": (4, width),
+        "ln_final.weight": (width,),
+        "ln_final.bias": (width,),
+    }
+    for k in range(2):
+        block = f"transformer.resblocks.{k}."
+        for name, rows, columns in (
+            ("attn.in_proj_", 3 * width, width),
+            ("attn.out_proj.", width, width),
+            ("mlp.c_fc.", 32, width),
+            ("mlp.c_proj.", width, 32),
+        ):
+            text |= {f"{block}{name}weight": (rows, columns), f"{block}{name}bias": (rows,)}
+        for name in ("ln_1", "ln_2"):
+            text |= {f"{block}{name}.weight": (width,), f"{block}{name}.bias": (width,)}
+    cfw = _weights(golden, "stablesr_cfw")
+    unet = _weights(golden, "stablesr_unet", "model.diffusion_model.")
+    encoder = _weights(golden, "stablesr_encoder", "structcond_stage_model.")
+    state = {
+        **unet,
+        **encoder,
+        **{f"first_stage_model.{k}": v for k, v in cfw.items() if "fusion_layer" not in k},
+        **{
+            f"cond_stage_model.model.{name}": torch.randn(shape, generator=make) * 0.1
+            for name, shape in text.items()
+        },
+        "betas": torch.zeros(1000),
+    }
+    folder = tmp_path_factory.mktemp("published")
+    torch.save({"epoch": 117, "state_dict": state}, folder / "stablesr_000117.ckpt")
+    torch.save(
+        {"state_dict": {**cfw, "loss.logvar": torch.zeros(())}}, folder / "vqgan_cfw_00011.ckpt"
+    )
+    spade = {k: v for k, v in unet.items() if ".spade." in k}
+    save_file({**spade, **encoder}, folder / "adapter.safetensors")
+    return folder

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from addsr.errors import DependencyError, ModelError
+from addsr.models.pickles import read_state
 from addsr.pipelines import StableSRPipeline
-from addsr.pipelines.importing import embed_empty_prompt, import_stablesr, read_state
+from addsr.pipelines.importing import Heads, embed_empty_prompt, import_stablesr
 
 TOKENS = 5
 WIDTH = 48
@@ -81,7 +82,7 @@ def test_a_published_checkpoint_becomes_a_pipeline(
         base,
         cfw=tmp_path / "cfw.safetensors",
         tile=64,
-        head_channels=16,
+        heads=Heads(unet_channels=16),
     )
     assert torch.equal(pipe.prompt_embeds, embed_empty_prompt(base))
     assert pipe.prompt_embeds.shape == (1, TOKENS, WIDTH)
