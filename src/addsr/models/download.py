@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 
 from addsr.errors import ModelError
 
@@ -33,7 +33,7 @@ def download(file: PublishedFile) -> Path:
         try:
             return Path(hf_hub_download(mirror, file.name))
         except Exception as error:  # offline, no such file, no route: the hub has a dozen kinds
-            reasons.append(f"{mirror}: {_first_line(error)}")
+            reasons.append(f"{mirror}: {_reason(error)}")
     raise ModelError(
         f"{file.name}: no mirror gave it ({'; '.join(reasons)}); or fetch it with a browser from "
         f"{' or '.join(file.urls)}, then: addsr models import {file.name}"
@@ -68,7 +68,7 @@ def find_base(base: Base, parts: Sequence[str]) -> Path:
         try:
             folder = Path(snapshot_download(mirror, allow_patterns=wanted))
         except Exception as error:  # as above
-            reasons.append(f"{mirror}: {_first_line(error)}")
+            reasons.append(f"{mirror}: {_reason(error)}")
             continue
         if has_parts(folder, parts):
             return folder
@@ -102,5 +102,7 @@ def _patterns(parts: Iterable[str]) -> Iterable[str]:
             yield f"{part}/{_WEIGHTS[part]}"
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    if constants.HF_HUB_OFFLINE:
+        return "not in the hub's cache, and HF_HUB_OFFLINE forbids to ask"
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -352,7 +352,7 @@ def _base(model: Published, wanted: str | None, needed: Sequence[str]) -> tuple[
 def _account(found: Found, left: set[str]) -> str:
     """Every tensor of a file: the conversion used it, or it is among those `left`."""
     return ", ".join(
-        f"{part} ({count} tensors{' left out' if part in left else ''})"
+        f"{part} ({count} tensor{'s' * (count > 1)}{' left out' if part in left else ''})"
         for part, count in found.counts
     )
 
