@@ -207,7 +207,7 @@ def verify(
 
     wanted = names or (*MODELS, *(folder.name for folder in folders()))
     wrong: dict[str, list[str]] = {}
-    with Bar("checking", shown=not talk.quiet) as bar:
+    with Bar("checking (MB)", shown=not talk.quiet) as bar:
         for name in dict.fromkeys(wanted):
             wrong[name] = _damages(name, bar)
             for line in wrong[name]:
@@ -478,7 +478,7 @@ def _damages(name: str, bar: Bar) -> list[str]:
         return [str(error)]
     if model is None:
         raise ModelError(f"{name}: no imported model is called that in {store_folder()}")
-    found = damages(model, bar.update)
+    found = damages(model, lambda done, total: bar.update(done >> 20, total >> 20))
     if found:
         return found
     from .pipelines.checking import misfits

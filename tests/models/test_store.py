@@ -247,15 +247,23 @@ def test_a_model_makes_way_for_its_successor(home: Path) -> None:
     old = make()
     with unfinished("mine") as folder:
         (folder / "new").write_text("1")
-        assert place(folder, "mine") == old.folder
+        assert place(folder, "mine", force=True) == old.folder
     assert [f.name for f in old.folder.iterdir()] == ["new"]
     assert [f.name for f in home.iterdir()] == ["mine"]
+
+
+def test_the_slower_of_two_imports_does_not_replace_the_other() -> None:
+    with unfinished("mine") as folder:
+        quicker = make()
+        with pytest.raises(ModelError, match="is imported already"):
+            place(folder, "mine", force=False)
+    assert find_installed("mine") == quicker
 
 
 def test_a_model_stays_if_its_successor_cannot_be_placed(home: Path) -> None:
     old = make()
     with pytest.raises(OutputError, match="cannot be put in place"):
-        place(home / "not-there", "mine")
+        place(home / "not-there", "mine", force=True)
     assert find_installed("mine") == old and [f.name for f in home.iterdir()] == ["mine"]
 
 

@@ -95,12 +95,14 @@ def unfinished(name: str) -> Generator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def place(folder: Path, name: str) -> Path:
-    """Moves a finished folder to its place; an imported model of this name makes way.
+def place(folder: Path, name: str, force: bool) -> Path:
+    """Moves a finished folder to its place; with `force` an imported model makes way for it.
 
     Raises:
+        OptionError, ModelError: as `check_free`, for another import may have been quicker.
         OutputError: it cannot be moved; what was there before is there still.
     """
+    check_free(name, force)
     target = store_folder() / name
     before = None
     try:

@@ -154,9 +154,9 @@ def install(
     """
     tell = on_stage or (lambda _what, _done, _total: None)
     heads = heads or Heads()
-    tell("converting", 0, 2)
+    tell("converting", 0, 1)
     pipe, base, accounts = _convert(plan, wish, heads)
-    tell("writing", 1, 2)
+    tell("writing", 0, 1)
     check_space(_bytes(pipe))
     with unfinished(plan.name) as folder:
         pipe.save_pretrained(folder)
@@ -178,11 +178,11 @@ def install(
             files=measure_all(folder),
         )
         write_facts(model)
-        target = place(folder, plan.name)
+        target = place(folder, plan.name, wish.force)
     for one in (plan.checkpoint, plan.cfw):
         if one is not None and file_by_name(one.path.name) is not None:
             record(one.path.name, one.part)
-    tell("writing", 2, 2)
+    tell("writing", 1, 1)
     return read_facts(target)
 
 
@@ -200,7 +200,9 @@ def _recognise(path: Path, force: bool, on_stage: Stage | None) -> Found:
             f"feature wrapping (decoder.fusion_layer_*); {layout_of(names)}"
         )
     tell = on_stage or (lambda _what, _done, _total: None)
-    part = measure(path, lambda done, total: tell(f"reading {path.name}", done, total))
+    part = measure(
+        path, lambda done, total: tell(f"reading {path.name} (MB)", done >> 20, total >> 20)
+    )
     _check_record(path, part, force)
     return Found(path, part, spade, has_cfw, _count(names), _models_of(path.name, part))
 
@@ -261,6 +263,9 @@ def _plan(checkpoint: Found, wrappings: Sequence[Found], checkpoints: int, wish:
             "neither its file name nor its sha256 is on record; say which it is: "
             + " or ".join(f"--as {name}" for name in PUBLISHED)
         )
+    if checkpoint.models and model not in checkpoint.models:
+        known = " or ".join(one.name for one in checkpoint.models)
+        log.warning("%s: is %s; taken as %s", checkpoint.path, known, model.name)
     unet = wish.unet
     if unet is None:
         # the adapter of another model, wanted as this one: that is what Turbo is
