@@ -291,18 +291,20 @@ def test_a_taken_name_is_refused_before_anything_is_read(
 
 
 def test_a_failure_or_an_interruption_leaves_nothing_behind(
-    published: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = plan_of(published / "stablesr_000117.ckpt")
+    class Broken:
+        unet = vae = sft = encoder = torch.nn.Linear(1, 1)
+        cfw, prompt_embeds = None, torch.zeros(1)
 
-    def broken(_pipe: Any, folder: Path) -> None:
-        (folder / "unet").mkdir()
-        raise KeyboardInterrupt
+        def save_pretrained(self, folder: Path) -> None:
+            (folder / "unet").mkdir()
+            raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(StableSRPipeline, "save_pretrained", broken)
-        with pytest.raises(KeyboardInterrupt):
-            install(plan, Wish())
+    plan = plan_of(tiny / "stablesr_000117.ckpt")
+    monkeypatch.setattr(installing, "_convert", lambda *_: (Broken(), "the checkpoint", []))
+    with pytest.raises(KeyboardInterrupt):
+        install(plan, Wish())
     assert list(home.iterdir()) == []
     monkeypatch.setattr(
         "addsr.models.placing.shutil.disk_usage", lambda _: type("U", (), {"free": 10})()
