@@ -35,7 +35,9 @@ def list_models(*, json_summary: Json = False, talk: Talk = USUAL_TALK) -> int:
         Print JSON instead of a table.
     """
     talk.set_up()
-    rows = [*_embedded(), *_installed(), *_available()]
+    from .models.inventory import list_models as take_stock
+
+    rows = take_stock()
     if json_summary:
         say(json.dumps(rows, indent=2))
         return 0
@@ -176,7 +178,9 @@ def info(name: str, /, *, json_summary: Json = False, talk: Talk = USUAL_TALK) -
         Print JSON instead of a table.
     """
     talk.set_up()
-    facts = _facts(name)
+    from .models.inventory import describe
+
+    facts = describe(name)
     if json_summary:
         say(json.dumps(facts, indent=2))
         return 0
@@ -202,10 +206,10 @@ def verify(
         Print what is wrong with each as JSON.
     """
     talk.set_up()
-    from .models.registry import MODELS
+    from .models.inventory import embedded_models
     from .models.store import folders
 
-    wanted = names or (*MODELS, *(folder.name for folder in folders()))
+    wanted = names or (*embedded_models(), *(folder.name for folder in folders()))
     wrong: dict[str, list[str]] = {}
     with Bar("checking (MB)", shown=not talk.quiet) as bar:
         for name in dict.fromkeys(wanted):
@@ -238,10 +242,10 @@ def remove(
     """
     talk.set_up()
     from .models import placing
-    from .models.registry import MODELS
+    from .models.inventory import embedded_models
     from .models.store import find_installed
 
-    if not yes and name not in MODELS and (model := find_installed(name)):
+    if not yes and name not in embedded_models() and (model := find_installed(name)):
         _ask(f"Delete {model.folder} ({model.bytes / 1e9:.2f} GB)?", "--yes")
     left = placing.remove(name)
     if left:
@@ -348,123 +352,12 @@ def _need(package: str) -> None:
         raise DependencyError(f"StableSR needs {package}: pip install 'addsr[diffusion]'")
 
 
-def _embedded() -> list[dict[str, Any]]:
-    from .models.registry import MODELS
-
-    return [
-        {
-            "name": name,
-            "state": "embedded" if (size := _embedded_bytes(name)) else "missing",
-            "bytes": size,
-            "licence": model.licence,
-            "description": model.description,
-        }
-        for name, model in MODELS.items()
-    ]
-
-
-def _embedded_bytes(name: str) -> int:
-    """Of the weights in the package; 0 where they are missing. Does not load torch."""
-    from importlib.resources import as_file, files
-
-    resource = files("addsr.models") / "embedded" / f"{name}.safetensors"
-    if not resource.is_file():
-        return 0
-    with as_file(resource) as path:
-        return path.stat().st_size
-
-
-def _installed() -> list[dict[str, Any]]:
-    from .models.published import PUBLISHED
-    from .models.store import folders, read_facts
-
-    rows: list[dict[str, Any]] = []
-    for folder in folders():
-        try:
-            model = read_facts(folder)
-        except ModelError as error:
-            rows.append(
-                {"name": folder.name, "state": "damaged", "bytes": 0, "licence": "?",
-                 "description": str(error)}
-            )  # fmt: skip
-            continue
-        published = PUBLISHED.get(model.variant)
-        rows.append(
-            {
-                "name": model.name,
-                "state": "imported",
-                "bytes": model.bytes,
-                "licence": model.licence,
-                "description": published.description if published else model.kind,
-            }
-        )
-    return rows
-
-
-def _available() -> list[dict[str, Any]]:
-    from .models.published import PUBLISHED
-    from .models.store import folders
-
-    there = {folder.name for folder in folders()}
-    return [
-        {
-            "name": model.name,
-            "state": "available",
-            "bytes": int(model.download_gb * 1e9),
-            "licence": model.full_licence,
-            "description": model.description,
-        }
-        for model in PUBLISHED.values()
-        if model.name not in there
-    ]
-
-
-def _facts(name: str) -> dict[str, Any]:
-    from .models.published import PUBLISHED
-    from .models.registry import MODELS
-    from .models.store import find_installed, recorded
-
-    if name in MODELS:
-        info = MODELS[name]
-        return {**_embedded()[list(MODELS).index(name)], "steps": list(info.steps)}
-    model = find_installed(name)
-    published = PUBLISHED.get(model.variant if model else name)
-    facts: dict[str, Any] = {"name": name}
-    if model is not None:
-        facts |= {"state": "imported", **model.to_dict(), "files": len(model.files)}
-    if published is not None:
-        known = recorded()
-        facts.setdefault("state", "available")
-        facts |= {
-            "description": published.description,
-            "steps": published.steps,
-            "licence": published.full_licence,
-            "licence_url": published.licence_url,
-            "note": published.note,
-            "downloads": [
-                {
-                    "name": file.name,
-                    "urls": list(file.urls),
-                    "sha256": file.sha256 or (known[file.name].sha256 if file.name in known
-                                              else "recorded at the first import"),
-                }
-                for file in published.files
-            ],
-            "bases": list(published.base.mirrors),
-        }  # fmt: skip
-    if len(facts) == 1:
-        raise ModelError(
-            f"{name}: neither embedded, imported nor published; see `addsr models list`"
-        )
-    return facts
-
-
 def _damages(name: str, bar: Bar) -> list[str]:
+    from .models.inventory import embedded_models
     from .models.placing import damages
-    from .models.registry import MODELS
     from .models.store import find_installed, store_folder
 
-    if name in MODELS:
+    if name in embedded_models():
         from .models.hub import load_model
 
         try:

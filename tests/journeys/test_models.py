@@ -14,7 +14,7 @@ import torch
 
 from addsr import models_commands
 from addsr.cli import main
-from addsr.models import download
+from addsr.models import download, registry
 from addsr.models.store import FACTS, Installed, Part, Source, write_facts
 
 NAMES = ["stablesr", "stablesr-768", "stablesr-turbo", "stablesr-face"]
@@ -262,3 +262,15 @@ def test_damaged_facts_and_unknown_names_fail_the_check(
     assert "import the model again with --force" in capsys.readouterr().err
     assert main(["models", "verify", "gone"]) == 1
     assert "no imported model is called that" in capsys.readouterr().err
+
+
+def test_a_published_model_that_the_registry_knows_is_not_embedded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {**registry.MODELS, "stablesr": registry.COMPACT}
+    monkeypatch.setattr("addsr.models.inventory.MODELS", facts)
+    assert main(["models", "list", "--json"]) == 0
+    rows = {row["name"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert rows["compact"] == "embedded" and rows["stablesr"] == "available"
+    assert main(["models", "import", "gone.ckpt", "--name", "stablesr"]) == 1
+    assert "no file there" in capsys.readouterr().err

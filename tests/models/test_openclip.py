@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from addsr.errors import ModelError
-from addsr.models.openclip import embed_empty_prompt
+from addsr.models.openclip import embed_empty_prompt, is_known
 
 WIDTH, TOKENS, WORDS, BLOCKS = 32, 7, 11, 3
 
@@ -126,6 +126,7 @@ def test_it_agrees_with_a_plain_transcription() -> None:
 )
 def test_a_lost_tensor_is_named(lost: str) -> None:
     state = {k: v for k, v in tower().items() if k != lost}
+    assert is_known(tower()) and not is_known(state)
     with pytest.raises(ModelError, match=rf"1 tensors missing \({lost}\).*give --base"):
         embed_empty_prompt(state)
 

@@ -58,6 +58,15 @@ def embed_empty_prompt(state: Mapping[str, Tensor], *, head_channels: int = 64) 
         ) from error
 
 
+def is_known(state: Mapping[str, Tensor]) -> bool:
+    """Whether `embed_empty_prompt` knows the names in `state`."""
+    try:
+        _check(state)
+    except ModelError:
+        return False
+    return True
+
+
 def _check(state: Mapping[str, Tensor]) -> int:
     """The number of blocks, each of them whole."""
     inside: dict[int, set[str]] = {}

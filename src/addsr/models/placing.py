@@ -13,7 +13,7 @@ from pathlib import Path
 
 from addsr.errors import ModelError, OptionError, OutputError
 
-from .registry import MODELS
+from .inventory import embedded_models
 from .store import FACTS, Installed, Part, check_name, find_installed, store_folder
 
 _CHUNK = 1 << 22
@@ -31,7 +31,7 @@ def check_free(name: str, force: bool) -> None:
         ModelError: it is taken, and not `force`; or what is there was not imported.
     """
     check_name(name)
-    if name in MODELS:
+    if name in embedded_models():
         raise OptionError(f"name: {name!r} is the embedded model; choose another --name")
     folder = store_folder() / name
     if not folder.exists() and not folder.is_symlink():
@@ -127,7 +127,7 @@ def remove(name: str) -> list[str]:
         ModelError: nothing of that name was imported, or its facts are damaged.
         OutputError: a file cannot be deleted.
     """
-    if name in MODELS:
+    if name in embedded_models():
         raise OptionError(f"{name}: is embedded in addsr and cannot be removed alone")
     model = find_installed(name)
     if model is None:

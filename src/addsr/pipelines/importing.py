@@ -127,7 +127,7 @@ def lacking(parts: Parts, wrapped: Parts, unet_from: UnetFrom = "checkpoint") ->
         needed += ["unet", "scheduler"]
     if parts.vae is None and wrapped.vae is None:
         needed.append("vae")
-    if parts.text is None:
+    if parts.text is None or not openclip.is_known(parts.text):
         needed += ["text_encoder", "tokenizer"]
     return tuple(needed)
 
@@ -153,8 +153,8 @@ def assemble(
     home = parts if parts.vae is not None else wrapped
     if needed and base is None:
         raise ModelError(
-            f"base: the checkpoint holds no {', '.join(needed)}; give a Stable Diffusion 2.1 in "
-            "diffusers' layout"
+            f"base: the checkpoint has no {', '.join(needed)} that is known; give a Stable "
+            "Diffusion 2.1 in diffusers' layout"
         )
     with torch.device("meta"):
         sft, encoder = SftLayers(parts.sft_config), TimeAwareEncoder(parts.encoder_config)
@@ -176,22 +176,12 @@ def assemble(
     else:
         assert base is not None
         vae = _from_base(backbone_class("AutoencoderKL"), base, "vae", local_files_only).to(dtype)
-    prompt = _prompt(parts, base, text_head_channels, local_files_only)
+    if "text_encoder" in needed:
+        assert base is not None
+        prompt = embed_empty_prompt(base, local_files_only=local_files_only)
+    else:
+        prompt = openclip.embed_empty_prompt(parts.text or {}, head_channels=text_head_channels)
     return StableSRPipeline(unet, encoder, sft, vae, prompt, wrapping, config=config)
-
-
-def _prompt(
-    parts: Parts, base: str | Path | None, head_channels: int, local_files_only: bool
-) -> Tensor:
-    """From the checkpoint's own text tower; from the base if there is none that is known."""
-    if parts.text is not None:
-        try:
-            return openclip.embed_empty_prompt(parts.text, head_channels=head_channels)
-        except ModelError:
-            if base is None:
-                raise
-    assert base is not None
-    return embed_empty_prompt(base, local_files_only=local_files_only)
 
 
 def check_prediction(base: str | Path, prediction: Prediction) -> None:

@@ -330,9 +330,9 @@ def _convert(
 
 def _base(model: Published, wanted: str | None, needed: Sequence[str]) -> tuple[Path | None, str]:
     """The folder that gives the needed parts, and how it is called."""
+    if not needed:
+        return None, "the checkpoint"
     if wanted is None:
-        if not needed:
-            return None, "the checkpoint"
         folder = find_base(model.base, needed)
         # the cache's folders are called models--OWNER--NAME/snapshots/REVISION
         return folder, folder.parent.parent.name.removeprefix("models--").replace("--", "/")
@@ -349,8 +349,6 @@ def _base(model: Published, wanted: str | None, needed: Sequence[str]) -> tuple[
             f"base: {wanted!r} is no folder; give one in diffusers' layout, or the owner/name of "
             "a repository"
         )
-    if not needed:
-        return None, "the checkpoint"
     return find_base(Base(wanted, (wanted,), "as stated there"), needed), wanted
 
 
