@@ -16,6 +16,7 @@ from addsr.errors import DependencyError, ModelError
 from addsr.models.pickles import read_state
 from addsr.pipelines import StableSRPipeline
 from addsr.pipelines.importing import Heads, embed_empty_prompt, import_stablesr
+from addsr.pipelines.installing import Wish, install, plan_imports
 
 TOKENS = 5
 WIDTH = 48
@@ -104,7 +105,7 @@ def test_a_published_checkpoint_becomes_a_pipeline(
 
 @pytest.mark.slow
 def test_the_adapter_alone_takes_the_rest_from_the_base(
-    golden: Path, base: Path, tmp_path: Path
+    golden: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from addsr.models.convert_stablesr import convert_unet, convert_vae
     from addsr.nets.stablesr import build_unet, build_vae
@@ -133,6 +134,15 @@ def test_the_adapter_alone_takes_the_rest_from_the_base(
     assert all(isinstance(net, nn.Module) for net in (pipe.unet, pipe.vae))
     for ours, theirs in ((pipe.unet, unet), (pipe.vae, vae)):
         assert all(torch.equal(v, theirs.state_dict()[k]) for k, v in ours.state_dict().items())
+    with pytest.raises(ModelError, match=r"base: the checkpoint has no unet, scheduler, vae, text"):
+        import_stablesr(tmp_path / "adapter.safetensors")
+    monkeypatch.setenv("ADDSR_MODELS", str(tmp_path / "models"))
+    wish = Wish(variant="stablesr-768", base=str(base), dtype="fp32")
+    model = install(plan_imports([tmp_path / "adapter.safetensors"], wish)[0], wish)
+    assert (model.base, model.prediction, model.tile) == (str(base), "v", 768)
+    assert model.sources[0].what == "adapter (376 tensors)"
+    stored = StableSRPipeline.from_pretrained(model.folder)
+    assert torch.equal(stored.prompt_embeds, pipe.prompt_embeds)
     with pytest.raises(ModelError, match=r"cfw: .* has no feature wrapping"):
         import_stablesr(
             tmp_path / "adapter.safetensors", base, cfw=tmp_path / "adapter.safetensors"
