@@ -29,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
     "diffusion": {"nets", *PURE},
     "models": {"nets", *PURE},
     "engines": NETWORKS,
-    "pipelines": {"plan", "image", "models", *NETWORKS},
+    "pipelines": {"plan", "image", "engines", "models", *NETWORKS},
     "upscaler": {"plan", "image", "engines", "models", "settings", *PURE},
     "doctor": {"engines", "models", "settings", *PURE},
     "models_commands": {"pipelines", "models", "terminal", *PURE},

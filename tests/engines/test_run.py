@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from addsr.engines.run import Engine, TileTooLarge, is_out_of_memory, pad_to_multiple
+from addsr.engines.memory import is_out_of_memory
+from addsr.engines.run import Engine, TileTooLarge, pad_to_multiple
 from addsr.errors import ModelError
 from addsr.nets import CompactConfig, CompactNet
 from addsr.nets.blocks import ResBlock

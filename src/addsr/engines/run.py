@@ -19,6 +19,8 @@ from addsr.diffusion.samplers import sample_addsr
 from addsr.diffusion.schedule import LEVELS
 from addsr.errors import MemoryLimitError, ModelError
 
+from .memory import is_out_of_memory, release_memory
+
 log = logging.getLogger(__name__)
 
 _CONTEXT_BLOCK = 256
@@ -187,22 +189,3 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
             place = torch.arange(padded, device=x.device) % period
             x = x.index_select(dim, torch.minimum(place, period - place).clamp_max(size - 1))
     return x
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is any device's way to say that memory ran out."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    signs = ("out of memory", "not enough memory", "can't allocate memory", "could not allocate")
-    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
-
-
-def release_memory(device: torch.device) -> None:
-    """Gives cached blocks of a GPU back."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
-    elif device.type == "xpu":
-        torch.xpu.empty_cache()

@@ -30,7 +30,7 @@ from addsr.nets.stablesr import (
 )
 from addsr.nets.stablesr.backbones import rebuild
 
-from .stablesr import PipelineConfig
+from .config import PipelineConfig
 
 if TYPE_CHECKING:
     from .stablesr import StableSRPipeline

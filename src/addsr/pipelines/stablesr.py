@@ -3,94 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from addsr.diffusion.aggregate import TileSpec, aggregate
-from addsr.diffusion.ddpm import Prediction
-from addsr.errors import DependencyError, InputError, ModelError, OptionError
-from addsr.image.alpha import enlarge_alpha, fill_transparent
-from addsr.image.color import ColorFix, match_color
-from addsr.image.kinds import Picture, PilSink, accept
-from addsr.image.resize import resize
-from addsr.nets.stablesr import (
-    FeatureWrapping,
-    GuidedUnet,
-    SftLayers,
-    TimeAwareEncoder,
-    WrappedVae,
-)
-from addsr.nets.stablesr.cfw import Taps
-from addsr.nets.stablesr.strips import StripVae
-from addsr.plan import check_scale
+from addsr.errors import DependencyError, ModelError, OptionError
+from addsr.image.alpha import fill_transparent
+from addsr.image.color import ColorFix
+from addsr.image.kinds import Picture
+from addsr.nets.stablesr import FeatureWrapping, GuidedUnet, SftLayers, TimeAwareEncoder
 
-from .canvas import Canvas, make_canvas
-from .walk import check_scheduler, draw, make_walk
+from .canvas import make_canvas
+from .config import PipelineConfig
+from .options import Options, OutputType, Parts, check_options
+from .results import Seeds, StableSROutput, accept_all, finish, join, share_out
+from .stages import Stages, StepEnded
+from .walk import check_scheduler, make_walk
 
-OutputType = Literal["pil", "np", "pt", "latent"]
+__all__ = ["PipelineConfig", "StableSROutput", "StableSRPipeline"]
+
 StepEnd = Callable[[Any, int, float, dict[str, Any]], "dict[str, Any] | None"]
 """`callback(pipeline, step, timestep, tensors)` may give `{"latents": ...}` to go on with."""
-Seeds = torch.Generator | Sequence[torch.Generator] | None
 
 CALLBACK_TENSORS = ("latents", "image_latents", "model_output")
 
 _T = TypeVar("_T", bound="StableSRPipeline")
-
-
-@dataclass(frozen=True)
-class PipelineConfig:
-    """Facts about the weights."""
-
-    prediction: Prediction = "eps"
-    """What the U-Net says; v for the model of 768 px."""
-    tile: int = 512
-    """Side of the pictures it was trained with."""
-    steps: int = 200
-    fidelity: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.prediction not in ("eps", "v"):
-            raise OptionError(f"prediction: {self.prediction!r} is unknown; use eps or v")
-        for name in ("tile", "steps"):
-            _whole(name, getattr(self, name), 1)
-        _share("fidelity", self.fidelity)
-
-
-@dataclass(frozen=True)
-class StableSROutput:
-    """What a call gives."""
-
-    images: Any
-    """PIL images in a list; `(N, H, W, 3)` or `(N, 3, H, W)` in [0, 1], or latents `(N, 4, h, w)`.
-
-    A list of such for pictures of different sizes.
-    """
-
-
-@dataclass(frozen=True)
-class _Wish:
-    """The options of one call, checked."""
-
-    steps: int
-    fidelity: float
-    upscale: float
-    spec: TileSpec
-    tile: int
-    strip_pixels: int | None
-    color: ColorFix
-    from_noise: bool
-    is_sampled: bool
-    context: Tensor
-    negative: Tensor | None
-    guidance: float
-    output: OutputType
 
 
 class StableSRPipeline:
@@ -123,29 +63,23 @@ class StableSRPipeline:
             OptionError: a scheduler that does not fit.
         """
         self.config = config or PipelineConfig()
-        width = int(_config(unet)["cross_attention_dim"])
+        nets: dict[str, Any] = {"unet": unet, "vae": vae}
+        shape, vae_shape = nets["unet"].config, nets["vae"].config
+        width = int(shape["cross_attention_dim"])
         if prompt_embeds.ndim != 3 or len(prompt_embeds) != 1 or prompt_embeds.shape[2] != width:
             raise ModelError(
                 f"prompt_embeds: {tuple(prompt_embeds.shape)} does not fit this U-Net; give the "
                 f"empty prompt's embedding (1, tokens, {width})"
             )
-        channels = int(_config(vae)["latent_channels"])
-        if not channels == int(_config(unet)["in_channels"]) == encoder.config.latent_channels:
+        channels = int(vae_shape["latent_channels"])
+        if not channels == int(shape["in_channels"]) == encoder.config.latent_channels:
             raise ModelError(f"vae: its latents have {channels} channels, the U-Net's do not")
-        self.vae, self.cfw = vae, cfw
         self.prompt_embeds = prompt_embeds.detach()
-        self._wrapped = WrappedVae(vae, cfw) if cfw is not None else None
-        self.guided = GuidedUnet(unet, encoder, sft)
         self.scheduler = check_scheduler(scheduler, self.config.prediction)
-        self._scaling = float(_config(vae)["scaling_factor"])
-        self._factor = 2 ** (len(_config(vae)["block_out_channels"]) - 1)
+        self._stages = Stages(unet, encoder, sft, vae, cfw)
         self._multiple = math.lcm(
-            encoder.config.multiple, 2 ** (len(_config(unet)["block_out_channels"]) - 1)
+            encoder.config.multiple, 2 ** (len(shape["block_out_channels"]) - 1)
         )
-        self._device = next(vae.parameters()).device
-        self._is_offloading = False
-        for net in self._nets().values():
-            net.eval().requires_grad_(False)
 
     @classmethod
     def from_pretrained(
@@ -193,6 +127,11 @@ class StableSRPipeline:
         save_parts(self, Path(folder), variant)
 
     @property
+    def guided(self) -> GuidedUnet:
+        """U-Net, encoder and modulation layers as one network."""
+        return self._stages.guided
+
+    @property
     def unet(self) -> nn.Module:
         return self.guided.unet
 
@@ -205,10 +144,24 @@ class StableSRPipeline:
         return self.guided.layers
 
     @property
+    def vae(self) -> nn.Module:
+        return self._stages.vae
+
+    @property
+    def cfw(self) -> FeatureWrapping | None:
+        return self._stages.cfw
+
+    @property
+    def parts(self) -> Parts:
+        """What options are checked against."""
+        has_cfw = self.cfw is not None
+        return Parts(self.config, self.prompt_embeds, has_cfw, self._stages.factor, self._multiple)
+
+    @property
     def components(self) -> dict[str, Any]:
         """The arguments that make this pipeline."""
         return {
-            **self._nets(),
+            **self._stages.nets(),
             "cfw": self.cfw,
             "prompt_embeds": self.prompt_embeds,
             "scheduler": self.scheduler,
@@ -218,11 +171,11 @@ class StableSRPipeline:
     @property
     def device(self) -> torch.device:
         """Where the networks run."""
-        return self._device
+        return self._stages.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.guided.unet.parameters()).dtype
+        return self._stages.dtype
 
     def set_scheduler(self, scheduler: Any) -> None:
         """Samples with `scheduler` from now on; "ddpm", "ddim", or one of diffusers.
@@ -235,10 +188,7 @@ class StableSRPipeline:
     def to(self: _T, *where: str | torch.device | torch.dtype) -> _T:
         """Moves all networks to a device, a dtype, or both; ends CPU offload if it moves them."""
         for one in where:
-            for net in self._nets().values():
-                net.to(one)
-            if not isinstance(one, torch.dtype):
-                self._device, self._is_offloading = torch.device(one), False
+            self._stages.to(one)
         return self
 
     def enable_model_cpu_offload(self, device: str | torch.device | None = None) -> None:
@@ -255,8 +205,7 @@ class StableSRPipeline:
                     "enable_model_cpu_offload"
                 )
             device = accelerator
-        self.to("cpu")
-        self._device, self._is_offloading = torch.device(device), True
+        self._stages.offload(device)
 
     @torch.no_grad()
     def __call__(
@@ -296,9 +245,10 @@ class StableSRPipeline:
             upscale: 1 to 8.
             tile: side of the sampler's tiles in pixels of the result; the model's own if None.
             tile_overlap: half a tile if None.
-            tile_batch: tiles that go through the network together; it does not change the result.
+            tile_batch: tiles that go through the network together, fewer once memory runs out; it
+                does not change the result.
             vae_tile: above this many pixels squared the VAE works in strips of that area, which
-                does not change the result either; None: never.
+                does not change the result either; None: only once memory runs out.
             color_fix: "adain", "wavelet" or "none", on the whole picture.
             start: "image": from the enlarged input, noised; "noise": from noise alone, as in the
                 paper's own protocol, which lets colours drift.
@@ -311,20 +261,33 @@ class StableSRPipeline:
             InputError: a picture that cannot be used.
             OptionError: a value outside what it allows.
             ModelError: the networks gave numbers that are none.
+            MemoryLimitError: one tile or the narrowest strip does not fit.
         """
-        wish = self._check(
-            num_inference_steps, fidelity, upscale, tile, tile_overlap, tile_batch, vae_tile,
-            color_fix, start, sample_posterior, prompt_embeds, negative_prompt_embeds,
-            guidance_scale, output_type,
-        )  # fmt: skip
+        options = check_options(
+            self.parts,
+            steps=num_inference_steps,
+            fidelity=fidelity,
+            upscale=upscale,
+            tile=tile,
+            overlap=tile_overlap,
+            batch=tile_batch,
+            vae_tile=vae_tile,
+            color=color_fix,
+            start=start,
+            is_sampled=sample_posterior,
+            prompt=prompt_embeds,
+            negative=negative_prompt_embeds,
+            guidance=guidance_scale,
+            output=output_type,
+        )
         strange = [k for k in callback_on_step_end_tensor_inputs if k not in CALLBACK_TENSORS]
         if strange:
             raise OptionError(
                 f"callback_on_step_end_tensor_inputs: {strange} are unknown; "
                 f"use some of {', '.join(CALLBACK_TENSORS)}"
             )
-        pictures = _accept_all(image)
-        seeds = _seeds(generator, len(pictures))
+        pictures = accept_all(image)
+        seeds = share_out(generator, len(pictures))
         results: list[Any] = []
 
         def ended(k: int, steps: int, t: float, tensors: dict[str, Tensor]) -> Tensor:
@@ -338,248 +301,37 @@ class StableSRPipeline:
             return latents
 
         for (picture, profile), seed in zip(pictures, seeds, strict=True):
-            results.append(self._restore(picture, profile, wish, seed, ended))
-        images = _join(results, wish.output)
+            results.append(self._restore(picture, profile, options, seed, ended))
+        images = join(results, options.output)
         return StableSROutput(images) if return_dict else (images,)
 
     def _restore(
         self,
         picture: Picture,
         profile: bytes | None,
-        wish: _Wish,
+        options: Options,
         generator: torch.Generator | None,
-        ended: Callable[[int, int, float, dict[str, Tensor]], Tensor],
+        ended: StepEnded,
     ) -> Any:
         """One picture's result."""
-        canvas = make_canvas(picture.size, wish.upscale, wish.tile, self._factor, self._multiple)
+        stages = self._stages
+        canvas = make_canvas(
+            picture.size, options.upscale, options.tile, stages.factor, self._multiple
+        )
         rgb = picture.rgb
         if picture.alpha is not None:
             rgb = fill_transparent(rgb, picture.alpha)
-        given = canvas.fill(rgb)  # (1, 3, H, W) in [-1, 1], on the CPU
-        has_taps = wish.fidelity > 0 and wish.output != "latent"
-        with self._working("vae"):
-            z_lr, taps = self._encode(given, wish, generator, has_taps)
-        z = self._sample(z_lr, wish, generator, ended)
-        if not bool(z.isfinite().all()):
-            raise ModelError(
-                f"latents: sampling in {self.dtype} gave NaN or infinity; use "
-                "pipe.to(torch.bfloat16) or pipe.to(torch.float32)"
-            )
-        if wish.output == "latent":
-            return z.cpu()
-        with self._working("vae", "cfw"):
-            restored = self._decode(z, taps, wish, canvas)
-        return _finish(canvas.empty(restored), rgb, picture, profile, canvas, wish)
-
-    def _encode(
-        self, given: Tensor, wish: _Wish, generator: torch.Generator | None, has_taps: bool
-    ) -> tuple[Tensor, Taps]:
-        """The scaled latent of the input, float32, and the features for the decoder."""
-        x = given.to(self._device, self.dtype)
-        if _is_large(given.shape, wish):
-            moments, taps = self._strips(wish).encode(x, has_taps=has_taps)
-        elif self._wrapped is not None:
-            moments, taps = self._wrapped.encode(x)
-        else:
-            vae: Any = self.vae
-            moments, taps = vae.encode(x).latent_dist.parameters, ()
-        mean, log_variance = moments.float().chunk(2, dim=1)
-        if wish.is_sampled:
-            noise = draw(tuple(mean.shape), generator).to(mean.device)
-            mean = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
-        kept = taps if has_taps else ()
-        if self._is_offloading:
-            kept = tuple(tap.cpu() for tap in kept)
-        return mean * self._scaling, kept
-
-    def _sample(
-        self,
-        z_lr: Tensor,
-        wish: _Wish,
-        generator: torch.Generator | None,
-        ended: Callable[[int, int, float, dict[str, Tensor]], Tensor],
-    ) -> Tensor:
-        """The restored latent, float32."""
-        dtype, device = self.dtype, self._device
-        context = wish.context.to(device, dtype)
-        negative = None if wish.negative is None else wish.negative.to(device, dtype)
-
-        def model(z_t: Tensor, t: Tensor, lr: Tensor) -> Tensor:
-            return self.guided(z_t.to(dtype), t, lr.to(dtype), context, negative, wish.guidance)
-
-        walk = make_walk(self.scheduler, wish.steps, self.config.prediction, generator)
-        predict = aggregate(model, z_lr, wish.spec)
-        noise = draw(tuple(z_lr.shape), generator).to(device)
-        z = walk.start(z_lr, noise, from_noise=wish.from_noise).float()
-        with self._working("unet", "encoder", "sft"):
-            for k, timestep in enumerate(walk.timesteps):
-                t = torch.tensor([timestep], device=device)
-                output = predict(walk.model_input(z, k), t)
-                z = walk.step(k, z, output).float()
-                tensors = {"latents": z, "image_latents": z_lr, "model_output": output}
-                z = ended(k, len(walk.timesteps), timestep, tensors)
-        return z
-
-    def _decode(self, z: Tensor, taps: Taps, wish: _Wish, canvas: Canvas) -> Tensor:
-        """The restored canvas, float32 on the CPU, in about [-1, 1]."""
-        latent = (z / self._scaling).to(self._device, self.dtype)
-        if _is_large(canvas.padded, wish):
-            x = self._strips(wish).decode(latent, taps, wish.fidelity)
-        elif self._wrapped is not None:
-            taps = tuple(tap.to(self._device) for tap in taps)
-            x = self._wrapped.decode(latent, taps, wish.fidelity)
-        else:
-            vae: Any = self.vae
-            x = vae.decode(latent).sample
-        x = x.cpu().float()
-        if not bool(x.isfinite().all()):
-            raise ModelError(
-                f"vae: decoding in {self.dtype} gave NaN or infinity; use "
-                "pipe.to(torch.bfloat16) or pipe.to(torch.float32)"
-            )
-        return x
-
-    def _strips(self, wish: _Wish) -> StripVae:
-        assert wish.strip_pixels is not None
-        return StripVae(self.vae, self.cfw, wish.strip_pixels)
-
-    def _nets(self) -> dict[str, nn.Module]:
-        nets = {"unet": self.unet, "encoder": self.encoder, "sft": self.sft, "vae": self.vae}
-        return nets if self.cfw is None else {**nets, "cfw": self.cfw}
-
-    @contextmanager
-    def _working(self, *names: str) -> Generator[None]:
-        """Has these networks on the device, and with offload no longer than this context."""
-        nets = [net for name, net in self._nets().items() if name in names]
-        try:
-            if self._is_offloading:
-                for net in nets:
-                    net.to(self._device)
-            yield
-        finally:
-            if self._is_offloading:
-                for net in nets:
-                    net.to("cpu")
-
-    def _check(
-        self,
-        steps: int | None,
-        fidelity: float | None,
-        upscale: float,
-        tile: int | None,
-        overlap: int | None,
-        batch: int,
-        vae_tile: int | None,
-        color: ColorFix,
-        start: str,
-        is_sampled: bool,
-        prompt: Tensor | None,
-        negative: Tensor | None,
-        guidance: float,
-        output: OutputType,
-    ) -> _Wish:
-        steps = self.config.steps if steps is None else steps
-        _whole("num_inference_steps", steps, 1)
-        if fidelity is None:
-            fidelity = self.config.fidelity if self.cfw is not None else 0.0
-        _share("fidelity", fidelity)
-        if fidelity and self.cfw is None:
-            raise OptionError(
-                f"fidelity: {fidelity:g} needs the feature wrapping (cfw), which this pipeline "
-                "lacks; use 0, or load the model with its cfw"
-            )
-        grid = self._factor * self._multiple
-        tile = self.config.tile if tile is None else tile
-        _whole("tile", tile, 1)
-        if tile % grid:
-            below = max(tile // grid, 1) * grid
-            raise OptionError(
-                f"tile: {tile} px is no multiple of {grid}; give {below} or {below + grid}"
-            )
-        overlap = tile // 2 if overlap is None else overlap
-        _whole("tile_overlap", overlap, 0)
-        if overlap >= tile or overlap % self._factor:
-            raise OptionError(
-                f"tile_overlap: {overlap} px must be below tile ({tile}) and a multiple of "
-                f"{self._factor}"
-            )
-        _whole("tile_batch", batch, 1)
-        if vae_tile is not None:
-            _whole("vae_tile", vae_tile, 1)
-        _one_of("color_fix", color, ("adain", "wavelet", "none"))
-        _one_of("start", start, ("image", "noise"))
-        _one_of("output_type", output, ("pil", "np", "pt", "latent"))
-        context = self.prompt_embeds if prompt is None else prompt
-        for name, embeds in (("prompt_embeds", context), ("negative_prompt_embeds", negative)):
-            if embeds is not None and embeds.shape != self.prompt_embeds.shape:
-                raise OptionError(
-                    f"{name}: shape {tuple(embeds.shape)} does not fit; give "
-                    f"{tuple(self.prompt_embeds.shape)}"
-                )
-        if guidance != 1.0 and negative is None:
-            raise OptionError(
-                f"guidance_scale: {guidance:g} has no effect alone; give negative_prompt_embeds "
-                "too, or leave it at 1"
-            )
-        spec = TileSpec(tile // self._factor, overlap // self._factor, batch)
-        return _Wish(
-            steps, fidelity, check_scale(upscale), spec, tile,
-            None if vae_tile is None else vae_tile**2, color, start == "noise", is_sampled,
-            context, negative, guidance, output,
-        )  # fmt: skip
-
-
-def _finish(
-    restored: Tensor,
-    rgb: Tensor,
-    picture: Picture,
-    profile: bytes | None,
-    canvas: Canvas,
-    wish: _Wish,
-) -> Any:
-    """The result of one picture from its restored pixels in [-1, 1]."""
-    height, width = canvas.target
-    if wish.color != "none":
-        enlarged = resize(rgb, canvas.target).clamp(0, 1) * 2 - 1
-        restored = match_color(restored, enlarged, wish.color)
-    restored = ((restored + 1) / 2).clamp(0, 1)
-    if wish.output == "pt":
-        return restored
-    if wish.output == "np":
-        return restored.permute(0, 2, 3, 1).numpy()
-    if picture.alpha is not None:
-        alpha = enlarge_alpha(picture.alpha, canvas.target, 0, height)
-        restored = torch.cat([restored, alpha], dim=1)
-    sink = PilSink(picture.layout, height, width, profile)
-    sink.write(restored)
-    return sink.result()
-
-
-def _accept_all(image: Any) -> list[tuple[Picture, bytes | None]]:
-    """Every picture of what was handed in, with its colour profile."""
-    given = list(image) if isinstance(image, (list, tuple)) else [image]
-    if not given:
-        raise InputError("image: an empty list; give at least one picture")
-    found: list[tuple[Picture, bytes | None]] = []
-    for one in given:
-        source = accept(one)
-        profile: Any = None
-        if source.kind == "path":
-            profile = source.original
-        elif source.kind == "pil":
-            profile = source.original.info.get("icc_profile")
-        found += [(picture, profile) for picture in source.pictures]
-    return found
-
-
-def _seeds(generator: Seeds, count: int) -> list[torch.Generator | None]:
-    if generator is None or isinstance(generator, torch.Generator):
-        return [generator] * count
-    if len(generator) != count:
-        raise OptionError(
-            f"generator: {len(generator)} given for {count} pictures; give one, or one for each"
+        walk = make_walk(
+            self.scheduler, options.steps, self.config.prediction, generator, self.config.spacing
         )
-    return list(generator)
+        has_taps = options.fidelity > 0 and options.output != "latent"
+        # the canvas is (1, 3, H, W) in [-1, 1], on the CPU
+        z_lr, taps = stages.encode(canvas.fill(rgb), options, generator, has_taps)
+        z = stages.sample(z_lr, walk, options, generator, ended)
+        if options.output == "latent":
+            return z.cpu()
+        restored = canvas.empty(stages.decode(z, taps, options))
+        return finish(restored, rgb, picture, profile, canvas, options)
 
 
 def _replaced(latents: Tensor, answer: dict[str, Any] | None) -> Tensor:
@@ -591,34 +343,3 @@ def _replaced(latents: Tensor, answer: dict[str, Any] | None) -> Tensor:
             "keep the shape"
         )
     return new.to(latents)
-
-
-def _join(results: list[Any], output: OutputType) -> Any:
-    """The results as one array or tensor where their sizes allow it."""
-    if output == "pil" or len({tuple(one.shape) for one in results}) > 1:
-        return results
-    return np.concatenate(results) if output == "np" else torch.cat(results)
-
-
-def _is_large(shape: Sequence[int], wish: _Wish) -> bool:
-    return wish.strip_pixels is not None and shape[-2] * shape[-1] > wish.strip_pixels
-
-
-def _config(net: Any) -> Any:
-    """The configuration of a network of diffusers."""
-    return net.config
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if type(value) is not int or value < least:
-        raise OptionError(f"{name}: {value!r} is not possible; give a whole number from {least}")
-
-
-def _share(name: str, value: Any) -> None:
-    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise OptionError(f"{name}: {value!r} is outside of 0 to 1; give a number in between")
-
-
-def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
-        raise OptionError(f"{name}: {value!r} is unknown; use one of {', '.join(known)}")

@@ -10,8 +10,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from addsr.diffusion.ddpm import Prediction, Schedule, Step, ddim_step, ddpm_step, start_latent
+from addsr.diffusion.ddpm import (
+    TRAINED_STEPS,
+    Prediction,
+    Schedule,
+    Step,
+    ddim_step,
+    ddpm_step,
+    start_latent,
+)
 from addsr.errors import OptionError
+
+from .config import Spacing
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +48,36 @@ class Walk(Protocol):
 
 
 def make_walk(
-    scheduler: Any, steps: int, prediction: Prediction, generator: torch.Generator | None
+    scheduler: Any,
+    steps: int,
+    prediction: Prediction,
+    generator: torch.Generator | None,
+    spacing: Spacing = "linspace",
 ) -> Walk:
-    """A fresh walk of `steps` steps; random numbers come from `generator`."""
+    """A fresh walk of `steps` steps; random numbers come from `generator`.
+
+    `spacing` is that of our own schedules, a scheduler of diffusers has one of its own.
+    """
     if isinstance(scheduler, str):
         step = ddpm_step if scheduler == "ddpm" else ddim_step(0.0)
-        return OwnWalk(Schedule.respaced(steps), step, prediction, generator)
+        schedule = Schedule.respaced(steps)
+        if spacing == "trailing":
+            schedule = Schedule.of(trailing_timesteps(steps))
+        return OwnWalk(schedule, step, prediction, generator)
     return SchedulerWalk(scheduler, steps, generator)
+
+
+def trailing_timesteps(steps: int) -> list[int]:
+    """`steps` timesteps counted down from 999 in equal strides, 0 not among them.
+
+    What SD-Turbo was distilled to. Evenly from 999 to 0, as the StableSR scripts respace any
+    number of steps, the last of four runs of the network is at 0, where almost nothing is left to
+    do, and the others lie between those it knows.
+
+    >>> trailing_timesteps(4), trailing_timesteps(1)
+    ([999, 749, 499, 249], [999])
+    """
+    return [round(TRAINED_STEPS - k * TRAINED_STEPS / steps) - 1 for k in range(steps)]
 
 
 class OwnWalk:

@@ -1,0 +1,98 @@
+"""What goes into a call and what comes out: pictures of all kinds, generators, results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from addsr.errors import InputError, OptionError
+from addsr.image.alpha import enlarge_alpha
+from addsr.image.color import match_color
+from addsr.image.kinds import Picture, PilSink, accept
+from addsr.image.resize import resize
+
+from .canvas import Canvas
+from .options import Options, OutputType
+
+Seeds = torch.Generator | Sequence[torch.Generator] | None
+
+
+@dataclass(frozen=True)
+class StableSROutput:
+    """What a call gives."""
+
+    images: Any
+    """PIL images in a list; `(N, H, W, 3)` or `(N, 3, H, W)` in [0, 1], or latents `(N, 4, h, w)`.
+
+    A list of such for pictures of different sizes.
+    """
+
+
+def accept_all(image: Any) -> list[tuple[Picture, bytes | None]]:
+    """Every picture of what was handed in, with its colour profile.
+
+    Raises:
+        InputError: none, or one that cannot be used.
+    """
+    given = list(image) if isinstance(image, (list, tuple)) else [image]
+    if not given:
+        raise InputError("image: an empty list; give at least one picture")
+    found: list[tuple[Picture, bytes | None]] = []
+    for one in given:
+        source = accept(one)
+        profile: Any = None
+        if source.kind == "path":
+            profile = source.original
+        elif source.kind == "pil":
+            profile = source.original.info.get("icc_profile")
+        found += [(picture, profile) for picture in source.pictures]
+    return found
+
+
+def share_out(generator: Seeds, count: int) -> list[torch.Generator | None]:
+    """The generator of each of `count` pictures."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return [generator] * count
+    if len(generator) != count:
+        raise OptionError(
+            f"generator: {len(generator)} given for {count} pictures; give one, or one for each"
+        )
+    return list(generator)
+
+
+def finish(
+    restored: Tensor,
+    rgb: Tensor,
+    picture: Picture,
+    profile: bytes | None,
+    canvas: Canvas,
+    options: Options,
+) -> Any:
+    """The result of one picture from its restored pixels in [-1, 1]."""
+    height, width = canvas.target
+    if options.color != "none":
+        enlarged = resize(rgb, canvas.target).clamp(0, 1) * 2 - 1
+        restored = match_color(restored, enlarged, options.color)
+    restored = ((restored + 1) / 2).clamp(0, 1)
+    if options.output == "pt":
+        return restored
+    if options.output == "np":
+        return restored.permute(0, 2, 3, 1).numpy()
+    if picture.alpha is not None:
+        alpha = enlarge_alpha(picture.alpha, canvas.target, 0, height)
+        restored = torch.cat([restored, alpha], dim=1)
+    sink = PilSink(picture.layout, height, width, profile)
+    sink.write(restored)
+    return sink.result()
+
+
+def join(results: list[Any], output: OutputType) -> Any:
+    """The results as one array or tensor where their sizes allow it."""
+    if output == "pil" or len({tuple(one.shape) for one in results}) > 1:
+        return results
+    return np.concatenate(results) if output == "np" else torch.cat(results)

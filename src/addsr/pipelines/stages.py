@@ -1,0 +1,274 @@
+"""The networks of a pipeline at work on one picture: encode, sample, decode.
+
+Memory that runs out costs speed and nothing else: the sampler puts fewer tiles together and the
+VAE works in narrower strips, neither of which changes the result, and both stay so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from addsr.diffusion.aggregate import TileSpec, aggregate
+from addsr.engines.memory import is_out_of_memory, release_memory
+from addsr.errors import MemoryLimitError, ModelError
+from addsr.nets.stablesr import (
+    FeatureWrapping,
+    GuidedUnet,
+    SftLayers,
+    TimeAwareEncoder,
+    WrappedVae,
+)
+from addsr.nets.stablesr.cfw import Taps
+from addsr.nets.stablesr.strips import StripVae
+
+from .options import Options
+from .walk import Walk, draw
+
+log = logging.getLogger(__name__)
+
+StepEnded = Callable[[int, int, float, dict[str, Tensor]], Tensor]
+"""`ended(step, steps, timestep, tensors)` gives the latent to go on with."""
+_LEAST_ROWS = 8
+"""Rows of a strip below which narrower ones would no longer help: two come along as margin."""
+
+_T = TypeVar("_T")
+
+
+class NotFiniteError(ModelError):
+    """The networks gave NaN or infinity; half precision may be to blame."""
+
+
+class Stages:
+    """The networks, where they are and what they do."""
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        encoder: TimeAwareEncoder,
+        sft: SftLayers,
+        vae: nn.Module,
+        cfw: FeatureWrapping | None,
+    ) -> None:
+        self.vae, self.cfw = vae, cfw
+        self._wrapped = WrappedVae(vae, cfw) if cfw is not None else None
+        self.guided = GuidedUnet(unet, encoder, sft)
+        config: Any = vae.config
+        self._scaling = float(config["scaling_factor"])
+        self.factor = 2 ** (len(config["block_out_channels"]) - 1)
+        self.device = next(vae.parameters()).device
+        self.is_offloading = False
+        self._batch_limit: int | None = None  # after memory ran out once, for all that follows
+        self._strip_limit: int | None = None
+        for net in self.nets().values():
+            net.eval().requires_grad_(False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.guided.unet.parameters()).dtype
+
+    def nets(self) -> dict[str, nn.Module]:
+        """All networks by name."""
+        nets = {
+            "unet": self.guided.unet,
+            "encoder": self.guided.encoder,
+            "sft": self.guided.layers,
+            "vae": self.vae,
+        }
+        return nets if self.cfw is None else {**nets, "cfw": self.cfw}
+
+    def to(self, where: str | torch.device | torch.dtype) -> None:
+        """Moves all networks to a device, which ends offload, or to a dtype."""
+        for net in self.nets().values():
+            net.to(where)
+        if not isinstance(where, torch.dtype):
+            self.device, self.is_offloading = torch.device(where), False
+
+    def offload(self, device: str | torch.device) -> None:
+        """Keeps networks in main memory, and on `device` only those that work."""
+        self.to("cpu")
+        self.device, self.is_offloading = torch.device(device), True
+
+    def encode(
+        self,
+        given: Tensor,
+        options: Options,
+        generator: torch.Generator | None,
+        has_taps: bool,
+    ) -> tuple[Tensor, Taps]:
+        """The scaled latent of the canvas `given`, float32, and the features for the decoder.
+
+        Raises:
+            NotFiniteError, MemoryLimitError
+        """
+        x = given.to(self.device, self.dtype)
+
+        def whole() -> tuple[Tensor, Taps]:
+            if self._wrapped is not None:
+                return self._wrapped.encode(x)
+            vae: Any = self.vae
+            return vae.encode(x).latent_dist.parameters, ()
+
+        def striped(pixels: int) -> tuple[Tensor, Taps]:
+            return StripVae(self.vae, self.cfw, pixels).encode(x, has_taps=has_taps)
+
+        with self._working("vae"):
+            moments, taps = self._in_strips(given.shape, options, whole, striped)
+        mean, log_variance = moments.float().chunk(2, dim=1)
+        if options.is_sampled:
+            noise = draw(tuple(mean.shape), generator).to(mean.device)
+            mean = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
+        self._check(mean, "vae: encoding")
+        kept = taps if has_taps else ()
+        if self.is_offloading:
+            kept = tuple(tap.cpu() for tap in kept)
+        return mean * self._scaling, kept
+
+    def sample(
+        self,
+        z_lr: Tensor,
+        walk: Walk,
+        options: Options,
+        generator: torch.Generator | None,
+        ended: StepEnded,
+    ) -> Tensor:
+        """The restored latent, float32.
+
+        Raises:
+            NotFiniteError, MemoryLimitError
+        """
+        dtype, device = self.dtype, self.device
+        context = options.context.to(device, dtype)
+        negative = None if options.negative is None else options.negative.to(device, dtype)
+
+        def model(z_t: Tensor, t: Tensor, lr: Tensor) -> Tensor:
+            return self.guided(z_t.to(dtype), t, lr.to(dtype), context, negative, options.guidance)
+
+        noise = draw(tuple(z_lr.shape), generator).to(device)
+        z = walk.start(z_lr, noise, from_noise=options.from_noise).float()
+        with self._working("unet", "encoder", "sft"):
+            for k, timestep in enumerate(walk.timesteps):
+                t = torch.tensor([timestep], device=device)
+                output = self._predict(model, walk.model_input(z, k), t, z_lr, options.spec)
+                # here and not at the end: a picture may take minutes
+                self._check(output, "latents: sampling")
+                z = walk.step(k, z, output).float()
+                tensors = {"latents": z, "image_latents": z_lr, "model_output": output}
+                z = ended(k, len(walk.timesteps), timestep, tensors)
+        self._check(z, "latents: sampling")
+        return z
+
+    def decode(self, z: Tensor, taps: Taps, options: Options) -> Tensor:
+        """The restored canvas, float32 on the CPU, in about [-1, 1].
+
+        Raises:
+            NotFiniteError, MemoryLimitError
+        """
+        latent = (z / self._scaling).to(self.device, self.dtype)
+        size = (latent.shape[-2] * self.factor, latent.shape[-1] * self.factor)
+
+        def whole() -> Tensor:
+            if self._wrapped is not None:
+                near = tuple(tap.to(self.device) for tap in taps)
+                return self._wrapped.decode(latent, near, options.fidelity)
+            vae: Any = self.vae
+            return vae.decode(latent).sample
+
+        def striped(pixels: int) -> Tensor:
+            return StripVae(self.vae, self.cfw, pixels).decode(latent, taps, options.fidelity)
+
+        with self._working("vae", "cfw"):
+            x = self._in_strips(size, options, whole, striped)
+        x = x.cpu().float()
+        self._check(x, "vae: decoding")
+        return x
+
+    def _predict(
+        self,
+        model: Callable[[Tensor, Tensor, Tensor], Tensor],
+        z: Tensor,
+        t: Tensor,
+        z_lr: Tensor,
+        spec: TileSpec,
+    ) -> Tensor:
+        """The network output for the whole latent, with as many tiles at once as memory allows."""
+        while True:
+            batch = min(spec.batch, self._batch_limit or spec.batch)
+            try:
+                return aggregate(model, z_lr, replace(spec, batch=batch))(z, t)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                cause = type(error).__name__
+            # outside of the handler: its traceback would keep the failed tiles alive
+            release_memory(self.device)
+            if batch == 1:
+                raise MemoryLimitError(
+                    f"tile: {spec.tile * self.factor} px does not fit into the memory of "
+                    f"{self.device} ({cause}), one at a time; give a smaller tile, use the CPU, or "
+                    "free memory"
+                )
+            self._batch_limit = batch // 2
+            log.warning(
+                "%d tiles do not fit into the memory of %s; going on with %d at a time",
+                batch, self.device, batch // 2,
+            )  # fmt: skip
+
+    def _in_strips(
+        self,
+        shape: Sequence[int],
+        options: Options,
+        whole: Callable[[], _T],
+        striped: Callable[[int], _T],
+    ) -> _T:
+        """What `whole` or, for a large picture or a small memory, `striped` gives."""
+        height, width = shape[-2:]
+        limits = [n for n in (options.strip_pixels, self._strip_limit) if n is not None]
+        pixels = min(limits, default=height * width)
+        while True:
+            try:
+                return whole() if pixels >= height * width else striped(pixels)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                cause = type(error).__name__
+            release_memory(self.device)
+            rows = min(pixels, height * width) // 2 // width
+            if rows < _LEAST_ROWS:
+                raise MemoryLimitError(
+                    f"vae: {width}x{height} does not fit into the memory of {self.device} "
+                    f"({cause}), in strips of {2 * rows} rows neither; enlarge less, use the CPU, "
+                    "or free memory"
+                )
+            pixels = self._strip_limit = rows * width
+            log.warning(
+                "the VAE does not fit into the memory of %s; going on in strips of %d rows",
+                self.device, rows,
+            )  # fmt: skip
+
+    def _check(self, x: Tensor, doing: str) -> None:
+        if not bool(x.isfinite().all()):
+            raise NotFiniteError(
+                f"{doing} in {self.dtype} gave NaN or infinity; use "
+                "pipe.to(torch.bfloat16) or pipe.to(torch.float32)"
+            )
+
+    @contextmanager
+    def _working(self, *names: str) -> Generator[None]:
+        """Has these networks on the device, and with offload no longer than this context."""
+        nets = [net for name, net in self.nets().items() if name in names]
+        try:
+            if self.is_offloading:
+                for net in nets:
+                    net.to(self.device)
+            yield
+        finally:
+            if self.is_offloading:
+                for net in nets:
+                    net.to("cpu")
