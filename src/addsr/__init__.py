@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .models.hub import load_model
     from .pipelines import StableSRPipeline
+    from .restorers import load_model
     from .upscaler import Upscaler, upscale
 
     __version__: str
@@ -23,7 +23,7 @@ _LAZY = {
     "StableSRPipeline": ".pipelines",
     "Upscaler": ".upscaler",
     "upscale": ".upscaler",
-    "load_model": ".models.hub",
+    "load_model": ".restorers",
 }
 
 

@@ -81,11 +81,13 @@ def upscale(
     output
         A file for one picture, a folder for several; without it NAME_x4.SUFFIX beside each input.
     model
-        "compact" or the path of a weights file. [env: ADDSR_MODEL]
+        compact, the name of an imported model such as stablesr or stablesr-turbo, or the path of a
+        weights file or of a pipeline's folder. [env: ADDSR_MODEL]
     scale
         Factor from 1 to 8.
     steps
-        Sampling steps; compact allows 1, 2 and 4. [default: the model's own]
+        Sampling steps: 1, 2 or 4 for compact, any number up to 1000 for stablesr, 1 or 4 for
+        stablesr-turbo. [default: the model's own]
     fidelity
         From 0 (invents more) to 1 (stays with the input). [default: the model's own]
     color
@@ -97,7 +99,8 @@ def upscale(
     dtype
         Numbers to compute in; auto takes the fastest good one. [env: ADDSR_DTYPE]
     tile
-        Side of a tile in input pixels, or auto.
+        Side of a tile, or auto: in input pixels for compact; for stablesr in pixels of the result,
+        a multiple of 64, and auto is the size it was trained with.
     json_summary
         Print a summary as JSON on standard output.
     """

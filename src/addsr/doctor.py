@@ -9,14 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .errors import OptionError
+from .errors import AddsrError, OptionError
 from .settings import read_settings
 
 _PACKAGES = (
     "addsr", "torch", "numpy", "pillow", "safetensors", "huggingface_hub", "cyclopts", "rich",
-    "accelerate", "tensorboard",
+    "accelerate", "tensorboard", "diffusers", "transformers",
 )  # fmt: skip
-_VARIABLES = ("ADDSR_MODEL", "ADDSR_DEVICE", "ADDSR_DTYPE", "ADDSR_MEMORY")
+_VARIABLES = ("ADDSR_MODEL", "ADDSR_MODELS", "ADDSR_DEVICE", "ADDSR_DTYPE", "ADDSR_MEMORY")
 
 
 def examine() -> dict[str, Any]:
@@ -71,7 +71,36 @@ def examine() -> dict[str, Any]:
             }
             for name, info in MODELS.items()
         },
+        "installed": _installed(),
     }
+
+
+def _installed() -> dict[str, Any]:
+    """Imported models by name; what is wrong with one is said in place of its facts."""
+    from .models.hub import find_pipeline
+    from .models.store import list_installed
+
+    found: dict[str, Any] = {}
+    try:
+        models = list_installed()
+    except AddsrError as error:
+        return {"?": {"error": str(error)}}
+    for model in models:
+        try:
+            pipeline = find_pipeline(model.folder)
+        except AddsrError as error:
+            found[model.name] = {"error": str(error)}
+            continue
+        assert pipeline is not None, "a folder is a pipeline or an error"
+        found[model.name] = {
+            "kind": model.kind,
+            "size_mb": round(pipeline.info.size_mb, 1),
+            "licence": model.licence,
+            "base": model.base,
+            "imported": model.imported,
+            "folder": str(model.folder),
+        }
+    return found
 
 
 def _used() -> dict[str, str]:
@@ -80,7 +109,6 @@ def _used() -> dict[str, str]:
     A doctor that stopped at the first wrong setting would help nobody to find it.
     """
     from .engines.device import choose_device, choose_dtype
-    from .models.registry import MODELS
 
     try:
         settings = read_settings()
@@ -88,12 +116,22 @@ def _used() -> dict[str, str]:
         dtype = choose_dtype(settings.dtype, device)
     except OptionError as error:
         return {"error": str(error)}
-    known = settings.model in MODELS or Path(settings.model).is_file()
     return {
-        "model": settings.model if known else f"{settings.model} (no such file)",
+        "model": _model_used(settings.model),
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
     }
+
+
+def _model_used(name: str) -> str:
+    from .models.hub import find_pipeline
+    from .models.registry import MODELS, PIPELINE_KINDS
+
+    try:
+        known = name in MODELS or find_pipeline(name) is not None or Path(name).is_file()
+    except AddsrError:
+        return f"{name} ({'not installed' if name in PIPELINE_KINDS else 'cannot be used'})"
+    return name if known else f"{name} (no such file)"
 
 
 def print_table(facts: dict[str, Any]) -> None:
@@ -122,6 +160,11 @@ def print_table(facts: dict[str, Any]) -> None:
     for name, model in facts["models"].items():
         state = f"{model['size_mb']:.1f} MB" if model["available"] else "weights missing"
         table.add_row(f"model {name}", f"{state}, {model['licence']}: {model['description']}")
+    for name, model in facts["installed"].items():
+        told = model.get("error") or (
+            f"{model['size_mb']:.1f} MB, {model['licence']}: {model['kind']} in {model['folder']}"
+        )
+        table.add_row(f"model {name}", told)
     Console(soft_wrap=True).print(table)
 
 

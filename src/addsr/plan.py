@@ -51,11 +51,15 @@ class Plan:
     target: tuple[int, int]
     passes: tuple[Pass, ...]
     tile: int
-    """Side of a tile in input pixels."""
+    """Side of a tile: in input pixels for a network of pixels, else in pixels of the result."""
     host_bytes: int
     """Expected peak of main memory above what the process holds before."""
     tile_bytes: int
     """Expected peak of the network on its device, part of `host_bytes` when that is the CPU."""
+    tile_batch: int = 1
+    """Tiles of a latent that go through the network together."""
+    strip_pixels: int | None = None
+    """Pixels of a strip of the VAE; None: it sees the whole picture, or there is none."""
 
 
 def target_size(source: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -149,9 +153,11 @@ def make_plan(
             raise OptionError(f"tile: {side} px is too small for this model; give {least} or more")
     tile_bytes = per_pixel * _largest_tile(passes, side, facts)
     host = fixed(side) + (tile_bytes if device_free is None else 0)
-    _refuse(source, target, host, host_free, "main memory", tile)
+    check_memory(source, target, host, host_free, "main memory", is_tile_given=tile != "auto")
     if device_free is not None:
-        _refuse(source, target, tile_bytes, device_free, "device memory", tile)
+        check_memory(
+            source, target, tile_bytes, device_free, "device memory", is_tile_given=tile != "auto"
+        )
     return Plan(source, target, passes, side, host, tile_bytes)
 
 
@@ -192,18 +198,20 @@ def _fixed_bytes(
     return peak + result_bytes_per_pixel * target[0] * target[1] // 8
 
 
-def _refuse(
+def check_memory(
     source: tuple[int, int],
     target: tuple[int, int],
     needed: int,
     free: int,
     where: str,
-    tile: int | Literal["auto"],
+    *,
+    is_tile_given: bool = False,
 ) -> None:
+    """MemoryLimitError, with the expected peak and the way out, where `needed` exceeds `free`."""
     if needed <= free:
         return
     remedy = "take a smaller --scale, cut the picture into parts, or free memory"
-    if tile != "auto":
+    if is_tile_given:
         remedy += ", or leave --tile at auto"
     raise MemoryLimitError(
         f"{source[1]}x{source[0]} -> {target[1]}x{target[0]} is expected to need "

@@ -1,41 +1,37 @@
-"""Pictures in, larger pictures out: plan, tiles, network, blending, colour, alpha, file."""
+"""Pictures in, larger pictures out: kinds of input, plan, a model's rows, alpha, file, report."""
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
 
-from .engines.device import choose_device, choose_dtype, free_host_memory, free_memory
-from .engines.noise import NoiseField
-from .engines.run import Engine, TileTooLarge
-from .errors import InputError, MemoryLimitError, OptionError, OutputError
+from .engines.device import choose_device, free_host_memory, free_memory
+from .errors import InputError, OptionError, OutputError
 from .image.alpha import enlarge_alpha, fill_transparent
-from .image.color import ColorFix, match_color_bands
+from .image.color import ColorFix
 from .image.io import check_output, read_size, write_image
 from .image.kinds import Picture, Sink, Source, accept
-from .image.resize import resize_bands, resize_rows
-from .image.tiling import Grid, make_grid, merge_rows
-from .models.hub import Model, load_model
-from .plan import Pass, Plan, check_scale, least_tile, make_plan, target_size
+from .plan import Plan, check_scale, target_size
+from .restorers import Counter, Progress, Restorer, Wish, choose
+from .restorers.base import Room
 from .settings import read_settings
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from .models.hub import Model
+    from .restorers.latent import PipelineModel
+
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total) in steps of the network; total may grow when tiles are halved."""
-
 _COLORS: tuple[ColorFix, ...] = ("wavelet", "adain", "none")
+_ROWS = 256
+"""Rows of the result that are finished at a time."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,8 @@ class Report:
     """Width and height."""
     output_size: tuple[int, int]
     model: str
+    licence: str
+    """Of the model; some forbid commercial use."""
     steps: int
     fidelity: float
     color: str
@@ -55,6 +53,7 @@ class Report:
     device: str
     dtype: str
     tile: int
+    """Side in input pixels for compact, in pixels of the result for StableSR."""
     tiles: int
     """Of the first picture, all passes."""
     expected_bytes: int
@@ -72,22 +71,26 @@ class Upscaler:
     this machine has. Use it as a context manager to give the memory back at the end.
 
     Args:
-        model: a name (`addsr.models.registry.MODELS`), the path of a weights file, or a `Model`.
+        model: the name of an embedded or imported model (compact, stablesr, stablesr-turbo), the
+            path of a weights file or of a pipeline's folder, or what `addsr.load_model` gave.
         scale: 1 to 8.
         steps: sampling steps the model allows.
         fidelity: 0 (invents more) to 1 (stays with the input).
         color: "wavelet", "adain" or "none".
-        tile: side of a tile in input pixels, or "auto".
+        tile: side of a tile, or "auto"; in input pixels for compact, for StableSR in pixels of the
+            result, a multiple of 64 ("auto": the size it was trained with).
         progress: called with (done, total) while a picture is worked on.
 
     Raises:
         OptionError: a value outside what it allows.
         ModelError: the weights are missing or damaged.
+        MemoryLimitError: the weights alone are larger than the free memory.
+        DependencyError: the model needs a package that is not installed.
     """
 
     def __init__(
         self,
-        model: str | Path | Model | None = None,
+        model: str | Path | Model | PipelineModel | None = None,
         *,
         scale: float = 4.0,
         steps: int | None = None,
@@ -108,26 +111,20 @@ class Upscaler:
         self.report: Report | None = None
         if color is not None and color not in _COLORS:
             raise OptionError(f"color: {color!r} is unknown; use one of {', '.join(_COLORS)}")
-        where = choose_device(device or settings.device)
-        number = choose_dtype(dtype or settings.dtype, where)
-        # loaded in the type of its use: an fp32 engine on a CPU keeps the file's fp16 weights
-        kept = None if where.type == "cpu" and number == torch.float32 else number
-        loaded = (
-            model if isinstance(model, Model) else load_model(model or settings.model, dtype=kept)
-        )
-        self.info = loaded.info
+        name = device or settings.device
+        # on auto a model that is handed in stays where it is
+        where = None if name == "auto" else choose_device(name)
+        choice = choose(model or settings.model, where, dtype or settings.dtype)
+        # before the networks are loaded: that may take long
+        self.info = choice.info
         self.steps = self.info.check_steps(steps)
         self.fidelity = self.info.check_fidelity(fidelity)
         self.color: ColorFix = color or self.info.default_color  # type: ignore[assignment]
-        if tile != "auto" and tile < least_tile(self.info):
-            raise OptionError(
-                f"tile: {tile} px is too small for {self.info.name}; "
-                f"give {least_tile(self.info)} or more, or auto"
-            )
-        # a model that was handed in may serve others too: its own network stays as it is
-        net = copy.deepcopy(loaded.net) if isinstance(model, Model) else loaded.net
-        self._engine: Engine | None = Engine(net, where, number)
-        self._tile_limit: int | None = None  # after memory ran out once, for all that follows
+        self._restorer: Restorer | None = choice.load()
+        if tile != "auto":
+            self._restorer.check_tile(tile)
+        if self.info.is_non_commercial:
+            log.info("model %s: %s", self.info.name, self.info.licence)
 
     def __enter__(self) -> Upscaler:
         return self
@@ -141,15 +138,20 @@ class Upscaler:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the network; the upscaler cannot be used after it."""
-        self._engine = None
+        """Lets go of the networks; the upscaler cannot be used after it."""
+        self._restorer = None
 
     @property
-    def engine(self) -> Engine:
-        """The network on its device."""
-        if self._engine is None:
+    def restorer(self) -> Restorer:
+        """The model on its device."""
+        if self._restorer is None:
             raise OptionError("upscaler: is closed; make a new one")
-        return self._engine
+        return self._restorer
+
+    @property
+    def wish(self) -> Wish:
+        """The options as the model takes them."""
+        return Wish(self.scale, self.steps, self.fidelity, self.color, self.seed, self.tile)
 
     def plan(self, source: tuple[int, int], result_bytes_per_pixel: int = 4) -> Plan:
         """What will be done to a picture of `source` (height, width), with the expected peak.
@@ -157,23 +159,13 @@ class Upscaler:
         Raises:
             MemoryLimitError: it would not fit; the message names the expected peak.
         """
-        device = self.engine.device
+        device = self.restorer.device
         host = free_host_memory()
         if self.memory_bytes is not None:
             host = min(host, self.memory_bytes)
-        tile = self.tile if self._tile_limit is None else self._tile_limit
-        return make_plan(
-            source,
-            self.scale,
-            self.info,
-            tile=tile,
-            color=self.color,
-            bytes_per_number=torch.finfo(self.engine.dtype).bits // 8,
-            result_bytes_per_pixel=result_bytes_per_pixel,
-            host_free=host,
-            # mps shares main memory: counted there
-            device_free=free_memory(device) if device.type in ("cuda", "xpu") else None,
-        )
+        # mps shares main memory: counted there
+        own = free_memory(device) if device.type in ("cuda", "xpu") else None
+        return self.restorer.plan(source, self.wish, Room(host, own, result_bytes_per_pixel))
 
     def __call__(self, image: Any, dst: str | Path | None = None) -> Any:
         """The picture `scale` times larger, as the kind it came in; a path gives a PIL image.
@@ -198,18 +190,16 @@ class Upscaler:
         channels = max(len(source.pictures[0].layout), 1)
         per_pixel = 4 if source.kind in ("path", "pil") else channels * source.bytes_per_value
         plan = self.plan((height, width), per_pixel * len(source.pictures))
-        log.info(
-            "%s: %dx%d -> %dx%d, tile %d, expected peak %.2f GiB",
-            name, width, height, target[1], target[0], plan.tile, plan.host_bytes / 2**30,
-        )  # fmt: skip
-        counter = _Counter(self.progress)
-        grids = [self._grid(step, plan.tile) for step in plan.passes]
-        counter.total = len(source.pictures) * self.steps * sum(len(grid) for grid in grids)
+        _tell(name, plan, self.restorer.device)
+        wish = self.wish
+        tiles, steps = self.restorer.count(plan, wish)
+        counter = Counter(self.progress)
+        counter.total = len(source.pictures) * steps
         counter.tell()
         results: list[Any] = []
         for picture in source.pictures:
             sink = source.sink(picture, *plan.target)
-            self._fill(sink, picture, plan, counter)
+            self._fill(sink, picture, plan, wish, counter)
             results.append(sink.result())
         counter.finish()
         result = source.join(results)
@@ -222,37 +212,28 @@ class Upscaler:
             input_size=(width, height),
             output_size=(plan.target[1], plan.target[0]),
             model=self.info.name,
+            licence=self.info.licence,
             steps=self.steps,
             fidelity=self.fidelity,
             color=self.color,
             seed=self.seed,
-            device=str(self.engine.device),
-            dtype=str(self.engine.dtype).removeprefix("torch."),
+            device=str(self.restorer.device),
+            dtype=str(self.restorer.dtype).removeprefix("torch."),
             tile=plan.tile,
-            tiles=sum(len(grid) for grid in grids),
+            tiles=tiles,
             expected_bytes=plan.host_bytes,
             seconds=round(time.monotonic() - started, 3),
         )
         return result
 
-    def _grid(self, step: Pass, tile: int) -> Grid:
-        info = self.info
-        return make_grid(
-            *step.size_in, tile, halo=info.halo, blend=info.blend, multiple=info.multiple
-        )
-
-    def _fill(self, sink: Sink, picture: Picture, plan: Plan, counter: _Counter) -> None:
-        """Runs all passes of one picture and writes its rows into `sink`."""
+    def _fill(self, sink: Sink, picture: Picture, plan: Plan, wish: Wish, counter: Counter) -> None:
+        """Restores one picture and writes its rows into `sink`."""
         rgb, alpha = picture.rgb, picture.alpha
         if alpha is not None:
             rgb = fill_transparent(rgb, alpha)
-        for stage, step in enumerate(plan.passes[:-1]):
-            bands = self._pass_bands(rgb, step, plan.tile, stage, counter)
-            rgb = torch.cat([band.clamp(0, 1) for band in bands], dim=-2)
         top = 0
-        last = plan.passes[-1]
-        for band in self._pass_bands(rgb, last, plan.tile, len(plan.passes) - 1, counter):
-            for rows in band.split(256, dim=-2):
+        for band in self.restorer.bands(rgb, plan, wish, counter):
+            for rows in band.split(_ROWS, dim=-2):
                 bottom = min(top + rows.shape[-2], plan.target[0])
                 rows = rows[..., : bottom - top, : plan.target[1]]
                 if alpha is not None:
@@ -262,92 +243,14 @@ class Upscaler:
                     sink.write(rows)
                 top = bottom
 
-    def _pass_bands(
-        self, rgb: Tensor, step: Pass, tile: int, stage: int, counter: _Counter
-    ) -> Iterator[Tensor]:
-        """One pass over `rgb` `(1, 3, h, w)`: bands of the resized result, top to bottom."""
-        scale = self.info.scale
-        full = (step.size_in[0] * scale, step.size_in[1] * scale)
-        grid = self._grid(step, tile)
-        noise = NoiseField(self.seed, stage)
-        bands = merge_rows(grid, self._tiles(rgb, grid, noise, counter), scale)
-        bands = match_color_bands(
-            bands, lambda a, b: resize_rows(rgb, full, a, b), full[0], self.color
-        )
-        bands = (band.clamp(0, 1) for band in bands)  # Lanczos would ring from what is cut here
-        if step.ratio is None:
-            return bands
-        return resize_bands(bands, full, step.size_out, ratio=step.ratio)
 
-    def _tiles(
-        self, rgb: Tensor, grid: Grid, noise: NoiseField, counter: _Counter
-    ) -> Iterable[Tensor]:
-        scale = self.info.scale
-        context = self.engine.context(rgb)
-        for tile in grid:
-            lr = tile.cut(rgb)
-            field = noise.read(
-                tile.rows.start * scale,
-                tile.columns.start * scale,
-                lr.shape[-2] * scale,
-                lr.shape[-1] * scale,
-            )
-            yield self._restore(lr, field, counter, context)
-
-    def _restore(
-        self, lr: Tensor, noise: Tensor, counter: _Counter, context: Tensor | None
-    ) -> Tensor:
-        """One tile; where it does not fit it is cut into halves, and so are all later ones."""
-        side = max(lr.shape[-2:])
-        if self._tile_limit is None or side <= self._tile_limit:
-            before = counter.done
-            try:
-                return self.engine.restore(
-                    lr, noise, self.steps, self.fidelity, counter.step, context
-                )
-            except TileTooLarge as error:
-                counter.done = before
-                half = side // 2 - (side // 2) % self.info.multiple
-                if half < least_tile(self.info):
-                    raise MemoryLimitError(
-                        f"{error}, and smaller tiles do not work with {self.info.name}; "
-                        "free memory or use --device cpu"
-                    ) from error
-                log.warning("%s; going on with %d px", error, half)
-                self._tile_limit = half
-        grid = make_grid(
-            lr.shape[-2],
-            lr.shape[-1],
-            self._tile_limit,
-            halo=self.info.halo,
-            blend=self.info.blend,
-            multiple=self.info.multiple,
-        )
-        counter.total += (len(grid) - 1) * self.steps
-        scale = self.info.scale
-        parts = (
-            self._restore(tile.cut(lr), tile.cut(noise, scale), counter, context) for tile in grid
-        )
-        return torch.cat(list(merge_rows(grid, parts, scale)), dim=-2)
-
-
-class _Counter:
-    """Steps done and to do, told to whoever asked."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.progress, self.done, self.total = progress, 0, 0
-
-    def step(self) -> None:
-        self.done += 1
-        self.tell()
-
-    def tell(self) -> None:
-        if self.progress is not None:
-            self.progress(self.done, self.total)
-
-    def finish(self) -> None:
-        self.done = self.total
-        self.tell()
+def _tell(name: str, plan: Plan, device: torch.device) -> None:
+    (height, width), (high, wide) = plan.source, plan.target
+    own = "" if device.type == "cpu" else f", {plan.tile_bytes / 2**30:.2f} GiB of {device}"
+    log.info(
+        "%s: %dx%d -> %dx%d, tile %d, expected peak %.2f GiB%s",
+        name, width, height, wide, high, plan.tile, plan.host_bytes / 2**30, own,
+    )  # fmt: skip
 
 
 def _check_place(image: Any, dst: Path, source: Source) -> None:

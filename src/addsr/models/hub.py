@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from addsr.errors import ModelError
 from addsr.nets import build
 
-from .files import load_weights
-from .registry import MODELS, ModelInfo, info_for_file
+from .files import FORMAT, load_weights
+from .registry import MODELS, PIPELINE_KINDS, ModelInfo, TiledInfo, info_for_file, info_for_pipeline
+from .store import FACTS, find_installed, list_installed, read_facts
+
+INDEX = "model_index.json"
+_PIPELINE = "StableSRPipeline"
+_CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin")
+_ADAPTER_SIGNS = (".spade.", "structcond_stage_model.", ".fusion_layer_")
 
 
 @dataclass(frozen=True)
@@ -23,8 +31,18 @@ class Model:
     """A network with its weights, and the facts about it."""
 
     net: nn.Module
-    info: ModelInfo
+    info: TiledInfo
     metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PipelineFolder:
+    """A pipeline that was found and not yet loaded, and the facts about it."""
+
+    folder: Path
+    info: ModelInfo
+    index: dict[str, Any]
+    """`model_index.json`."""
 
 
 def embedded(name: str) -> Any:
@@ -45,6 +63,69 @@ def find_models() -> dict[str, float | None]:
     return found
 
 
+def find_pipeline(name_or_path: str | Path) -> PipelineFolder | None:
+    """The imported pipeline of that name, or the one in that folder; None if it is none.
+
+    Nothing but two small text files is read. None leaves the word to `load_model`: it is an
+    embedded model, a weights file, or nothing at all.
+
+    Raises:
+        ModelError: the model was never imported, or the folder is damaged or of another kind.
+    """
+    name = str(name_or_path)
+    if name in MODELS:
+        return None
+    installed = find_installed(name)
+    if installed is not None:
+        return _read_pipeline(name, installed.folder)
+    if name in PIPELINE_KINDS:
+        raise ModelError(
+            f"model: {name!r} is not installed; get it with `addsr models pull {name}`, or with "
+            "`addsr models import FILE` where its checkpoint is at hand"
+        )
+    folder = Path(name_or_path)
+    if not folder.is_dir() or _find_trained(folder) is not None:
+        return None
+    return _read_pipeline(folder.resolve().name, folder)
+
+
+def _read_pipeline(name: str, folder: Path) -> PipelineFolder:
+    path = folder / INDEX
+    try:
+        index: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"model: {str(folder)!r} is a folder without {INDEX}; give one that `addsr models "
+            "import` or StableSRPipeline.save_pretrained wrote"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); import the model again") from error
+    kind = index.get("_class_name") if isinstance(index, dict) else None
+    if kind != _PIPELINE:
+        raise ModelError(
+            f"{path}: holds a pipeline of class {kind!r}, not {_PIPELINE!r}; a Stable Diffusion "
+            "serves as --base of `addsr models import`"
+        )
+    facts = read_facts(folder) if (folder / FACTS).is_file() else None
+    size_mb = sum(part.stat().st_size for part in folder.glob("*/*.safetensors")) / 1e6
+    info = info_for_pipeline(
+        name,
+        index,
+        None if facts is None else facts.kind,
+        "not stated" if facts is None else facts.licence,
+        size_mb,
+    )
+    return PipelineFolder(folder, info, dict(index))  # type: ignore[reportUnknownVariableType]
+
+
+def _find_trained(folder: Path) -> Path | None:
+    """The weights in a folder of training."""
+    for trained in (folder / "weights" / "net-ema.safetensors", folder / "net-ema.safetensors"):
+        if trained.is_file():
+            return trained
+    return None
+
+
 def load_model(
     name_or_path: str | Path = "compact",
     device: str | torch.device = "cpu",
@@ -55,7 +136,8 @@ def load_model(
     `dtype` None keeps the weights of an fp16 file in fp16; those of any other become fp32.
 
     Raises:
-        ModelError: an unknown name, a missing or damaged file, weights that do not fit.
+        ModelError: an unknown name, a missing or damaged file, weights that do not fit, a pipeline
+            (`find_pipeline`).
     """
     name = str(name_or_path)
     if name in MODELS:
@@ -69,19 +151,47 @@ def load_model(
         with as_file(resource) as path:
             return _load(path, MODELS[name], device, dtype)
     path = Path(name_or_path)
-    for trained in (path / "weights" / "net-ema.safetensors", path / "net-ema.safetensors"):
-        if trained.is_file():
-            raise ModelError(f"model: {name!r} is a folder of training; give {str(trained)!r}")
-    if not path.is_file():
+    trained = _find_trained(path)
+    if trained is not None:
+        raise ModelError(f"model: {name!r} is a folder of training; give {str(trained)!r}")
+    if find_pipeline(name_or_path) is not None:
         raise ModelError(
-            f"model: {name!r} is neither a known model ({', '.join(MODELS)}) nor a file; "
+            f"model: {name!r} is a pipeline and no single network; load it with addsr.load_model"
+        )
+    if not path.is_file():
+        installed = [one.name for one in list_installed() if one.name not in PIPELINE_KINDS]
+        known = ", ".join([*MODELS, *PIPELINE_KINDS, *installed])
+        raise ModelError(
+            f"model: {name!r} is neither a known model ({known}) nor a file or folder; "
             "use one of these names or the path of a .safetensors file"
         )
+    _refuse_unconverted(path)
     return _load(path, None, device, dtype)
 
 
+def _refuse_unconverted(path: Path) -> None:
+    """Tells files that have to be imported first, or are a part of something larger."""
+    remedy = f"import it once with `addsr models import {path}`, then give the model's name"
+    if path.suffix.lower() in _CHECKPOINTS:
+        raise ModelError(f"model: {str(path)!r} is a checkpoint as it was published; {remedy}")
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            header = cast("dict[str, str]", file.metadata() or {})
+            names = list(file.keys())
+    except (SafetensorError, OSError):
+        return  # `load_weights` tells
+    if header.get("format") == FORMAT:
+        if (path.parent.parent / INDEX).is_file():
+            raise ModelError(
+                f"model: {str(path)!r} is one part of a pipeline; give the folder "
+                f"{str(path.parent.parent)!r}"
+            )
+    elif any(sign in name for name in names for sign in _ADAPTER_SIGNS):
+        raise ModelError(f"model: {str(path)!r} is an adapter of StableSR, not converted; {remedy}")
+
+
 def _load(
-    path: Path, info: ModelInfo | None, device: str | torch.device, dtype: torch.dtype | None
+    path: Path, info: TiledInfo | None, device: str | torch.device, dtype: torch.dtype | None
 ) -> Model:
     state, metadata = load_weights(path)
     size_mb = path.stat().st_size / 1e6

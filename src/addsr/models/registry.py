@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any, cast
@@ -12,33 +14,27 @@ from addsr.errors import ModelError, OptionError
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the rest of the program needs to know about a model besides its weights."""
+    """What the rest of the program needs to know about any model besides its weights."""
 
     name: str
     description: str
     licence: str
-    scale: int
-    steps: tuple[int, ...]
-    """Numbers of sampling steps it was trained for."""
+    steps: Sequence[int]
+    """Numbers of sampling steps it allows."""
     default_steps: int
     fidelity_drives: str | None
     """What the `fidelity` number changes; None: the model has no such knob."""
     default_fidelity: float
     default_color: str
     kind: str
-    """Which network `addsr.nets.build` makes for it."""
+    """Which network `addsr.nets.build` makes for it, or which pipeline it is."""
     size_mb: float
-    """Of the weights file."""
-    multiple: int
-    """Input sides are padded to this, and tiles start at multiples of it."""
-    halo: int
-    """Input pixels beside a cut that are computed and dropped."""
-    blend: int
-    """Input pixels over which neighbouring tiles are mixed."""
-    tile_bytes_per_pixel: int
-    """Measured peak of a tile per input pixel in 16-bit types; fp32 takes twice as much."""
-    best_tile: int
-    """Tile side beyond which a CPU gains nothing."""
+    """Of the weights."""
+
+    @property
+    def is_non_commercial(self) -> bool:
+        """Whether the licence, by its own name, forbids commercial use."""
+        return re.search(r"non-?commercial|\bNC\b", self.licence, re.IGNORECASE) is not None
 
     def check_steps(self, steps: int | None) -> int:
         """`steps`, or the default for None.
@@ -49,7 +45,8 @@ class ModelInfo:
         if steps is None:
             return self.default_steps
         if steps not in self.steps:
-            allowed = ", ".join(str(n) for n in self.steps)
+            few = self.steps if len(self.steps) <= 8 else (f"{self.steps[0]} to {self.steps[-1]}",)
+            allowed = ", ".join(str(n) for n in few)
             raise OptionError(f"steps: {steps} is not possible with {self.name}; use {allowed}")
         return steps
 
@@ -63,14 +60,37 @@ class ModelInfo:
             return self.default_fidelity
         if self.fidelity_drives is None:
             raise OptionError(
-                f"fidelity: model {self.name} has no fidelity knob; leave --fidelity out"
+                f"fidelity: model {self.name} has no {self._knob}; leave --fidelity out"
             )
         if not 0 <= fidelity <= 1:
             raise OptionError(f"fidelity: {fidelity} is outside of 0 to 1; stay in between")
         return fidelity
 
+    @property
+    def _knob(self) -> str:
+        if self.kind not in PIPELINE_KINDS:
+            return "fidelity knob"
+        return "feature wrapping (CFW), for it was imported without vqgan_cfw_*.ckpt"
 
-COMPACT = ModelInfo(
+
+@dataclass(frozen=True)
+class TiledInfo(ModelInfo):
+    """A model that works on tiles of pixels, each on its own."""
+
+    scale: int
+    multiple: int
+    """Input sides are padded to this, and tiles start at multiples of it."""
+    halo: int
+    """Input pixels beside a cut that are computed and dropped."""
+    blend: int
+    """Input pixels over which neighbouring tiles are mixed."""
+    tile_bytes_per_pixel: int
+    """Measured peak of a tile per input pixel in 16-bit types; fp32 takes twice as much."""
+    best_tile: int
+    """Tile side beyond which a CPU gains nothing."""
+
+
+COMPACT = TiledInfo(
     name="compact",
     description="embedded 1/2/4-step pixel-space AddSR student for photos",
     licence="Apache-2.0",
@@ -89,16 +109,24 @@ COMPACT = ModelInfo(
     best_tile=288,
 )
 
-MODELS: dict[str, ModelInfo] = {COMPACT.name: COMPACT}
+MODELS: dict[str, TiledInfo] = {COMPACT.name: COMPACT}
 """Models known by name; their weights come with the package."""
+
+PIPELINE_KINDS = {
+    "stablesr": "StableSR (arXiv 2305.07015): Stable Diffusion 2.1 led by a small picture",
+    "stablesr-turbo": "StableSR over SD-Turbo: 1 or 4 steps",
+}
+"""What an imported pipeline can be; under the same names `addsr models pull` gets them."""
+_TURBO_STEPS = (1, 4)
 
 _BY_KIND = {COMPACT.kind: COMPACT}
 _PUBLISHED_WIDTHS = (192, 128, 64)
+_TRAINED_STEPS = 1000
 _COLORS = ("wavelet", "adain", "none")
 _FROM_FILE = ("steps", "default_steps", "fidelity_drives", "default_fidelity", "default_color")
 
 
-def info_for_file(name: str, metadata: dict[str, Any], size_mb: float) -> ModelInfo:
+def info_for_file(name: str, metadata: dict[str, Any], size_mb: float) -> TiledInfo:
     """The facts about a weights file: those of its kind, changed by its own `info` entry.
 
     `metadata` is the second value of `addsr.models.files.load_weights`; `info` is a mapping (or
@@ -126,7 +154,48 @@ def info_for_file(name: str, metadata: dict[str, Any], size_mb: float) -> ModelI
     return replace(base, **_own_facts(name, metadata.get("info", {}), published))
 
 
-def _own_facts(name: str, entry: Any, published: ModelInfo) -> dict[str, Any]:
+def info_for_pipeline(
+    name: str, index: Mapping[str, Any], kind: str | None, licence: str, size_mb: float
+) -> ModelInfo:
+    """The facts about a pipeline's folder.
+
+    StableSR takes any number of steps and any scale in one pass, for it works on the picture
+    enlarged by bicubic interpolation. Over SD-Turbo it takes 4 or 1, at the timesteps SD-Turbo was
+    distilled to (999, 749, 499, 249): more steps blur, as users of it found.
+
+    Args:
+        index: `model_index.json`, where the pipeline states its own facts.
+        kind: as stored at the import; None: judged by the index.
+
+    Raises:
+        ModelError: an unknown kind, or facts that cannot be.
+    """
+    kind = kind or ("stablesr-turbo" if index.get("spacing") == "trailing" else "stablesr")
+    if kind not in PIPELINE_KINDS:
+        raise ModelError(f"{name}: is a model of kind {kind!r}, unknown to this addsr; update it")
+    is_turbo = kind == "stablesr-turbo"
+    has_cfw = "cfw" in index
+    steps, fidelity = index.get("steps", 200), index.get("fidelity", 0.5)
+    if not _is_whole(steps) or not 1 <= steps <= _TRAINED_STEPS:
+        raise ModelError(f"{name}: steps = {steps!r} in its index is no number from 1 to 1000")
+    if not (_is_whole(fidelity) or isinstance(fidelity, float)) or not 0 <= fidelity <= 1:
+        raise ModelError(f"{name}: fidelity = {fidelity!r} in its index is no number from 0 to 1")
+    turbo_default = steps if steps in _TURBO_STEPS else max(_TURBO_STEPS)
+    return ModelInfo(
+        name=name,
+        description=PIPELINE_KINDS[kind],
+        licence=licence,
+        steps=_TURBO_STEPS if is_turbo else range(1, _TRAINED_STEPS + 1),
+        default_steps=turbo_default if is_turbo else steps,
+        fidelity_drives="the feature wrapping (CFW) in the decoder" if has_cfw else None,
+        default_fidelity=float(fidelity) if has_cfw else 0.0,
+        default_color="adain",
+        kind=kind,
+        size_mb=size_mb,
+    )
+
+
+def _own_facts(name: str, entry: Any, published: TiledInfo) -> dict[str, Any]:
     """What the `info` entry of a file changes, checked."""
     try:
         own = json.loads(entry) if isinstance(entry, str) else entry

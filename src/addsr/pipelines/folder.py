@@ -55,6 +55,15 @@ def weights_name(variant: str | None) -> str:
     return f"diffusion_pytorch_model{f'.{variant}' if variant else ''}.safetensors"
 
 
+def find_variant(folder: Path) -> str | None:
+    """The variant whose files `folder` holds; None for the plain ones, or if there are none."""
+    part = folder / "unet"
+    if (part / weights_name(None)).is_file():
+        return None
+    found = sorted(part.glob("diffusion_pytorch_model.*.safetensors"))
+    return found[0].name.split(".")[1] if found else None
+
+
 def save_parts(pipe: StableSRPipeline, folder: Path, variant: str | None) -> None:
     """Writes everything; the index comes last, so that a folder that has one is whole."""
     index: dict[str, Any] = {"_class_name": CLASS, **asdict(pipe.config)}
@@ -92,7 +101,10 @@ def save_parts(pipe: StableSRPipeline, folder: Path, variant: str | None) -> Non
 
 
 def load_parts(
-    folder: Path, dtype: torch.dtype | None, variant: str | None, scheduler: Any
+    folder: Path,
+    dtype: torch.dtype | None,
+    variant: str | None,
+    scheduler: Any,
 ) -> dict[str, Any]:
     """The arguments of the pipeline that was saved in `folder`."""
     index = _read_json(folder / INDEX)

@@ -177,6 +177,11 @@ class StableSRPipeline:
     def dtype(self) -> torch.dtype:
         return self._stages.dtype
 
+    @property
+    def is_offloading(self) -> bool:
+        """Whether networks wait in main memory and come to the device to work."""
+        return self._stages.is_offloading
+
     def set_scheduler(self, scheduler: Any) -> None:
         """Samples with `scheduler` from now on; "ddpm", "ddim", or one of diffusers.
 

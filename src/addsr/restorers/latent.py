@@ -1,0 +1,278 @@
+"""StableSR at work on whole pictures: dtype and device, offload, memory plan, second tries."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from addsr.engines.device import (
+    choose_device,
+    choose_dtype,
+    free_host_memory,
+    free_memory,
+    has_bf16,
+)
+from addsr.errors import MemoryLimitError, ModelError, OptionError
+from addsr.models.hub import PipelineFolder
+from addsr.models.registry import ModelInfo
+from addsr.pipelines import StableSRPipeline
+from addsr.pipelines.folder import find_variant
+from addsr.pipelines.stages import NotFiniteError
+from addsr.plan import Plan
+
+from .base import Counter, Restorer, Room, Wish
+from .latent_plan import LatentFacts, count_tiles, make_latent_plan
+
+log = logging.getLogger(__name__)
+
+_SEEDS = (1 << 64) - 1
+_WORKING_BYTES = 2 << 30
+"""Of a device, what must be left beside all weights, or networks are moved in and out."""
+
+
+@dataclass(frozen=True)
+class PipelineModel:
+    """A pipeline with its weights, and the facts about it."""
+
+    pipe: StableSRPipeline
+    info: ModelInfo
+    metadata: dict[str, Any]
+    """Its `model_index.json`."""
+
+
+def choose_pipeline(
+    found: PipelineFolder, device: torch.device | None, dtype: str
+) -> tuple[ModelInfo, Callable[[], Restorer]]:
+    """The facts about a pipeline's folder, and what puts it on `device`."""
+    where = choose_device() if device is None else device
+    number = choose_latent_dtype(dtype, where)
+
+    def load() -> Restorer:
+        pipe = load_pipeline(found, torch.device("cpu"), number).pipe
+        return LatentRestorer(_placed(pipe, where), found.info, is_own=True)
+
+    return found.info, load
+
+
+def handed_in(
+    model: Any, device: torch.device | None, dtype: str
+) -> tuple[ModelInfo, Callable[[], Restorer]]:
+    """The same for a model that is loaded already; it stays where and as it is.
+
+    Raises:
+        OptionError: it is no model, or is asked for elsewhere or in another type.
+    """
+    if not isinstance(model, PipelineModel):
+        raise OptionError(
+            f"model: {type(model).__name__} cannot be used; give a name, a path, or what "
+            "addsr.load_model gave"
+        )
+    pipe = model.pipe
+    if device is not None and device.type != pipe.device.type:
+        raise OptionError(
+            f"device: the pipeline handed in is on {pipe.device}; move it with "
+            f"pipe.to({str(device)!r}), or give the model's name"
+        )
+    if dtype != "auto" and choose_dtype(dtype, pipe.device) != pipe.dtype:
+        raise OptionError(
+            f"dtype: the pipeline handed in is in {_short(pipe.dtype)}; change it with pipe.to(), "
+            "or give the model's name"
+        )
+    return model.info, lambda: LatentRestorer(pipe, model.info, is_own=False)
+
+
+def load_pipeline(
+    found: PipelineFolder, device: torch.device, dtype: torch.dtype | None
+) -> PipelineModel:
+    """The pipeline in its folder, with all networks on `device`.
+
+    Raises:
+        MemoryLimitError: its weights are larger than the main memory that is free.
+        ModelError: a file is missing or damaged.
+        DependencyError: diffusers is not installed.
+    """
+    variant = find_variant(found.folder)
+    needed, free = _weights_bytes(found.folder, dtype), free_host_memory()
+    if needed > free:
+        raise MemoryLimitError(
+            f"model: the weights of {found.info.name} take {needed / 2**30:.2f} GiB of main memory"
+            f"{'' if dtype is None else f' in {_short(dtype)}'}, {free / 2**30:.2f} GiB are free; "
+            "free memory, or use --dtype bf16, which takes half of fp32"
+        )
+    pipe = StableSRPipeline.from_pretrained(found.folder, torch_dtype=dtype, variant=variant)
+    # what the import stored about the model may be more than its folder says
+    pipe.config = replace(pipe.config, steps=found.info.default_steps)
+    if found.info.kind == "stablesr-turbo":
+        pipe.config = replace(pipe.config, spacing="trailing")
+    return PipelineModel(pipe.to(device), found.info, found.index)
+
+
+def choose_latent_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The type to compute in; `auto` is fp16 on cuda and mps, whatever else they could do.
+
+    Latents want fp16's finer steps; where it overflows, bf16 takes over (`LatentRestorer`). On a
+    CPU it is bf16 where there are instructions for it and fp32 elsewhere.
+
+    Raises:
+        OptionError: an unknown name.
+    """
+    if dtype == "auto" and device.type in ("cuda", "mps"):
+        return torch.float16
+    return choose_dtype(dtype, device)
+
+
+def _placed(pipe: StableSRPipeline, device: torch.device) -> StableSRPipeline:
+    """`pipe` on its device, or, where not all of it fits, with networks that come and go."""
+    if device.type not in ("cuda", "xpu"):
+        return pipe.to(device)
+    weights = sum(_net_bytes(pipe).values())
+    free = free_memory(device)
+    if weights + _WORKING_BYTES <= free:
+        return pipe.to(device)
+    log.warning(
+        "the weights take %.2f GiB and %s has %.2f GiB free; networks wait in main memory",
+        weights / 2**30, device, free / 2**30,
+    )  # fmt: skip
+    pipe.enable_model_cpu_offload(device)
+    return pipe
+
+
+class LatentRestorer:
+    """A pipeline that restores whole pictures; its tiles are of its latent."""
+
+    def __init__(self, pipe: StableSRPipeline, info: ModelInfo, *, is_own: bool) -> None:
+        self.pipe = pipe
+        self.info = info
+        self._is_own = is_own  # or it serves others too, and its type is theirs
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipe.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.pipe.dtype
+
+    def check_tile(self, tile: int) -> None:
+        """OptionError where `tile` result pixels do not fit the networks' grid."""
+        self.pipe.parts.check_tile(tile)
+
+    def plan(self, source: tuple[int, int], wish: Wish, room: Room) -> Plan:
+        """One pass with as many tiles at once and as wide strips as memory allows."""
+        return make_latent_plan(source, wish, self._facts(), room)
+
+    def count(self, plan: Plan, wish: Wish) -> tuple[int, int]:
+        """Tiles of the latent; a step of the sampler runs over all of them."""
+        return count_tiles(plan.source, wish.scale, plan.tile, self._facts()), wish.steps
+
+    def bands(self, rgb: Tensor, plan: Plan, wish: Wish, counter: Counter) -> Iterator[Tensor]:
+        """The whole picture as one band."""
+        yield self._restore(rgb, plan, wish, counter)
+
+    def _restore(self, rgb: Tensor, plan: Plan, wish: Wish, counter: Counter) -> Tensor:
+        """One picture; numbers that overflow bring another try in a wider type."""
+        before, planned = counter.done, counter.total
+
+        def progress(done: int, total: int) -> None:
+            # some schedulers make more steps than they are asked for
+            counter.done, counter.total = before + done, planned + total - wish.steps
+            counter.tell()
+
+        while True:
+            try:
+                output: Any = self.pipe(
+                    rgb,
+                    wish.steps,
+                    generator=torch.Generator().manual_seed(wish.seed & _SEEDS),
+                    fidelity=wish.fidelity,
+                    upscale=wish.scale,
+                    tile=plan.tile,
+                    tile_batch=plan.tile_batch,
+                    vae_tile=None if plan.strip_pixels is None else math.isqrt(plan.strip_pixels),
+                    color_fix=wish.color,
+                    progress=progress,
+                    output_type="pt",
+                )
+                result: Tensor = output.images
+                return result
+            except NotFiniteError as error:
+                wider = self._wider()
+                if wider is None:
+                    raise self._explain(error) from error
+            counter.done, counter.total = before, planned
+            log.warning(
+                "values overflowed in %s; this picture is done again in %s, as all after it",
+                _short(self.dtype), _short(wider),
+            )  # fmt: skip
+            self.pipe.to(wider)
+
+    def _wider(self) -> torch.dtype | None:
+        """The next type to try, None at the end."""
+        if not self._is_own or self.dtype == torch.float32:
+            return None
+        is_half = self.dtype == torch.float16
+        return torch.bfloat16 if is_half and has_bf16(self.device) else torch.float32
+
+    def _explain(self, error: NotFiniteError) -> ModelError:
+        if self.dtype != torch.float32:
+            return error  # the owner of the pipeline is told how to change its type
+        return ModelError(
+            f"model: {self.info.name} gave NaN or infinity even in fp32, its files must be "
+            "damaged; check them with `addsr models verify`, or import the model again"
+        )
+
+    def _facts(self) -> LatentFacts:
+        pipe: Any = self.pipe
+        widths = () if pipe.cfw is None else pipe.cfw.config.widths
+        nets = _net_bytes(pipe)
+        sampling = nets["unet"] + nets["encoder"] + nets["sft"]
+        decoding = nets["vae"] + nets.get("cfw", 0)
+        return LatentFacts(
+            tile=pipe.config.tile,
+            factor=pipe.parts.factor,
+            multiple=pipe.parts.multiple,
+            unet_width=int(pipe.unet.config["block_out_channels"][0]),
+            vae_width=int(pipe.vae.config["block_out_channels"][0]),
+            tap_numbers=sum(width / 4 ** (k + 1) for k, width in enumerate(widths)),
+            bytes_per_number=torch.finfo(self.dtype).bits // 8,
+            moved_bytes=max(sampling, decoding) if pipe.is_offloading else 0,
+        )
+
+
+def _net_bytes(pipe: StableSRPipeline) -> dict[str, int]:
+    """Bytes of the weights of each network."""
+    nets = {k: v for k, v in pipe.components.items() if isinstance(v, torch.nn.Module)}
+    return {
+        name: sum(p.numel() * p.element_size() for p in net.parameters())
+        for name, net in nets.items()
+    }
+
+
+def _weights_bytes(folder: Path, dtype: torch.dtype | None) -> int:
+    """Bytes of all weights in `folder` once they are in `dtype`; None: as they are."""
+    total = 0
+    for path in sorted(folder.glob("*/*.safetensors")):
+        if dtype is None:
+            total += path.stat().st_size
+            continue
+        try:
+            with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+                shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{path}: not a readable safetensors file ({error}); import the model again"
+            ) from error
+        total += sum(math.prod(shape) for shape in shapes) * torch.finfo(dtype).bits // 8
+    return total
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,150 @@
+"""What a diffusion in a latent space will take: sizes, tiles, strips and the expected peak.
+
+The numbers per pixel were counted over the full-size networks without their weights
+(`benchmarks/stablesr_memory.py`): the most tensor elements that live at once, in units of the width
+of a network's first level, so that they serve networks of other widths too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from addsr.diffusion.aggregate import tile_starts
+from addsr.image.color import ColorFix
+from addsr.pipelines.canvas import Canvas, make_canvas
+from addsr.plan import Pass, Plan, check_memory
+
+from .base import Room, Wish
+
+UNET = 27.2
+"""Per latent pixel of a tile, in widths of the U-Net; the encoder and the modulation included."""
+VAE_WHOLE = 6.0
+"""Per picture pixel, in widths of the VAE: the decoder; the encoder takes 5."""
+VAE_STRIP = 6.0
+"""Per picture pixel of a strip, on the device."""
+VAE_MAPS = 4.0
+"""Per picture pixel of the whole, where the maps wait while strips are worked on."""
+VAE_MIDDLE = 0.45
+"""Per picture pixel of the whole, on the device: the middle of the VAE is never cut."""
+SLACK = 1.5
+"""What kernels' workspaces and the allocator take besides tensors, as a factor."""
+LARGEST_STRIP = 1024**2
+"""Pixels beyond which the VAE gains nothing from seeing more at once."""
+_LEAST_ROWS = 8
+_PICTURES = 8 * 12
+"""Bytes per result pixel: float32 pictures that the colour correction holds at once."""
+_OTHER = 100_000_000
+_SHARE = 0.9
+"""Of the free memory, what may be planned with."""
+
+
+@dataclass(frozen=True)
+class LatentFacts:
+    """Sizes of a pipeline's networks."""
+
+    tile: int
+    """Side of the pictures it was trained with."""
+    factor: int
+    multiple: int
+    unet_width: int
+    vae_width: int
+    tap_numbers: float
+    """Of the features kept for the decoder, per picture pixel."""
+    bytes_per_number: int
+    moved_bytes: int
+    """Largest weights that come to the device and go again; 0 where they stay there."""
+
+
+def make_latent_plan(source: tuple[int, int], wish: Wish, facts: LatentFacts, room: Room) -> Plan:
+    """The plan for a picture of `source` (height, width): one pass, whatever the scale.
+
+    Raises:
+        MemoryLimitError: the expected peak is more than there is.
+    """
+    tile = facts.tile if wish.tile == "auto" else wish.tile
+    canvas = make_canvas(source, wish.scale, tile, facts.factor, facts.multiple)
+    stages = _Stages(canvas, tile, facts, has_taps=wish.fidelity > 0)
+    fixed = _pictures_bytes(source, canvas, wish.color, room.result_bytes_per_pixel)
+    is_host = room.device is None
+    # the network's tiles gain nothing from company on a CPU
+    most = 1 if is_host else 4
+    batches = [n for n in (4, 2, 1) if n <= most and (n == 1 or n <= 2 * stages.tiles)]
+    free = (room.host - fixed if room.device is None else room.device) * _SHARE
+    free -= facts.moved_bytes
+    batch = next((n for n in batches if stages.sampling(n) <= free), 1)
+    strip = stages.choose_strip(free, is_host)
+    device = max(stages.sampling(batch), stages.vae(strip)) + facts.moved_bytes
+    host = fixed + (max(stages.sampling(batch), stages.vae(strip) + stages.maps(strip)) if is_host
+                    else stages.maps(strip))  # fmt: skip
+    check_memory(source, canvas.target, host, room.host, "main memory")
+    if room.device is not None:
+        check_memory(source, canvas.target, device, room.device, "device memory")
+    return Plan(
+        source, canvas.target, (Pass(source, canvas.target, None),), tile, host, device,
+        tile_batch=batch, strip_pixels=strip,
+    )  # fmt: skip
+
+
+def count_tiles(source: tuple[int, int], scale: float, tile: int, facts: LatentFacts) -> int:
+    """Tiles of every sampling step."""
+    canvas = make_canvas(source, scale, tile, facts.factor, facts.multiple)
+    return _Stages(canvas, tile, facts, has_taps=False).tiles
+
+
+class _Stages:
+    """Expected bytes of each stage for one canvas."""
+
+    def __init__(self, canvas: Canvas, tile: int, facts: LatentFacts, *, has_taps: bool) -> None:
+        self.facts = facts
+        self.height, self.width = canvas.padded
+        self.pixels = self.height * self.width
+        sides = [min(tile, side) // facts.factor for side in canvas.padded]
+        self.tile_pixels = sides[0] * sides[1]
+        counts = [
+            len(tile_starts(full // facts.factor, side, tile // facts.factor // 2))
+            for full, side in zip(canvas.padded, sides, strict=True)
+        ]
+        self.tiles = counts[0] * counts[1]
+        per_pixel = facts.tap_numbers if has_taps else 0.0
+        self.taps = round(per_pixel * self.pixels * facts.bytes_per_number)
+
+    def sampling(self, batch: int) -> int:
+        """Of a step with `batch` tiles at once, with the features that wait for the decoder."""
+        each = UNET * self.facts.unet_width * self.tile_pixels * self.facts.bytes_per_number
+        return round(each * min(batch, self.tiles) * SLACK) + self.taps
+
+    def vae(self, strip: int | None) -> int:
+        """Of the VAE on its device."""
+        width = self.facts.vae_width * self.facts.bytes_per_number
+        if strip is None:
+            return round(VAE_WHOLE * width * self.pixels * SLACK) + self.taps
+        cut = VAE_STRIP * min(strip, self.pixels) + VAE_MIDDLE * self.pixels
+        return round(cut * width * SLACK)
+
+    def maps(self, strip: int | None) -> int:
+        """Of what waits in main memory while the VAE works."""
+        if strip is None:
+            return 0
+        width = self.facts.vae_width * self.facts.bytes_per_number
+        return round(VAE_MAPS * width * self.pixels) + self.taps
+
+    def choose_strip(self, free: float, is_host: bool) -> int | None:
+        """Pixels of the largest strip that fits, or the narrowest; None: all at once."""
+        if self.pixels <= LARGEST_STRIP and self.vae(None) <= free:
+            return None
+        strip = min(self.pixels, LARGEST_STRIP)
+        while strip // 2 >= _LEAST_ROWS * self.width:
+            if self.vae(strip) + (self.maps(strip) if is_host else 0) <= free:
+                break
+            strip //= 2
+        return strip
+
+
+def _pictures_bytes(
+    source: tuple[int, int], canvas: Canvas, color: ColorFix, result_bytes_per_pixel: int
+) -> int:
+    """Main memory besides the networks: the pictures as they come, wait and go."""
+    target = canvas.target[0] * canvas.target[1]
+    padded = canvas.padded[0] * canvas.padded[1]
+    held = 24 * padded + (_PICTURES if color != "none" else 3 * 12) * target
+    return 16 * source[0] * source[1] + held + result_bytes_per_pixel * target + _OTHER
