@@ -173,7 +173,10 @@ def test_without_an_output_the_result_lies_beside_the_photo(weights: str, photo:
         (["{text}", "-o", "{out}"], "text.png: is no picture"),
         (["{photo}", "-o", "{text}/x.png"], "cannot be written"),
         (["{photo}", "-o", "{missing}/x.png"], "does not exist; create it"),
-        (["{photo}", "-o", "{out}", "--model", "bigger"], "neither a known model (compact)"),
+        (
+            ["{photo}", "-o", "{out}", "--model", "bigger"],
+            "neither a known model (compact,",
+        ),
         (["{photo}", "-o", "{folder}.pgn"], "suffix '.pgn' cannot be written; use one of .png"),
         (["{missing}/*.png", "-o", "{out}"], "matches nothing"),
     ],

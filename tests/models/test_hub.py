@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from addsr.errors import ModelError
 from addsr.models import hub
 from addsr.models.files import load_weights, save_weights
-from addsr.models.hub import find_models, load_model
+from addsr.models.hub import find_models, find_pipeline, load_model
+from addsr.models.registry import info_for_pipeline
 from addsr.nets import CompactConfig, CompactNet
 
 TINY = CompactConfig(
@@ -121,3 +123,52 @@ def test_a_text_file_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_text("hello")
     with pytest.raises(ModelError, match=r"a\.safetensors: not a readable safetensors file"):
         load_model(tmp_path / "a.safetensors")
+
+
+def folder_of(tmp_path: Path, **index: object) -> Path:
+    folder = tmp_path / "mine"
+    folder.mkdir(exist_ok=True)
+    text = json.dumps({"_class_name": "StableSRPipeline", **index})
+    (folder / "model_index.json").write_text(text)
+    return folder
+
+
+def test_a_pipeline_is_found_without_reading_its_weights(tmp_path: Path) -> None:
+    found = find_pipeline(folder_of(tmp_path, cfw=["addsr", "x"], steps=50, fidelity=0.25))
+    assert found is not None and found.info.name == "mine"
+    assert (found.info.default_steps, found.info.default_fidelity) == (50, 0.25)
+    assert found.info.check_steps(1000) == 1000 and found.info.kind == "stablesr"
+    assert find_pipeline("compact") is None and find_pipeline(tmp_path / "gone") is None
+
+
+def test_a_pipeline_is_no_network(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"is a pipeline .* load it with addsr\.load_model"):
+        load_model(folder_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"steps": 0}, "steps = 0 in its index is no number from 1 to 1000"),
+        ({"steps": True}, "steps = True in its index"),
+        ({"fidelity": 2}, "fidelity = 2 in its index is no number from 0 to 1"),
+    ],
+)
+def test_a_pipeline_with_facts_that_cannot_be_names_them(
+    tmp_path: Path, index: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ModelError, match=f"mine: {message}"):
+        find_pipeline(folder_of(tmp_path, **index))
+
+
+def test_a_damaged_index_is_told(tmp_path: Path) -> None:
+    path = folder_of(tmp_path) / "model_index.json"
+    for text, message in (("{", "cannot be read"), ("[]", "a pipeline of class None")):
+        path.write_text(text)
+        with pytest.raises(ModelError, match=message):
+            find_pipeline(path.parent)
+
+
+def test_a_kind_of_a_later_version_is_told() -> None:
+    with pytest.raises(ModelError, match=r"mine: is a model of kind 'seesr', unknown .* update"):
+        info_for_pipeline("mine", {}, "seesr", "x", 1.0)

@@ -20,6 +20,7 @@ from addsr.nets.stablesr import (
     CfwConfig,
     EncoderConfig,
     FeatureWrapping,
+    GuidedUnet,
     SftConfig,
     SftLayers,
     TimeAwareEncoder,
@@ -33,6 +34,7 @@ from addsr.nets.stablesr.strips import StripVae
 from addsr.pipelines import StableSRPipeline
 from addsr.pipelines.canvas import make_canvas, mirrored
 from addsr.pipelines.stablesr import PipelineConfig
+from addsr.pipelines.walk import trailing_timesteps
 
 WIDTHS = (32, 64)
 TILE = 32  # 8 latent pixels, for this VAE has 4 picture pixels to one of the latent
@@ -134,6 +136,53 @@ def test_the_generator_decides_the_result(pipe: StableSRPipeline) -> None:
 def test_the_number_of_tiles_at_once_does_not_matter(pipe: StableSRPipeline) -> None:
     one, many = (run(pipe, picture(9, 20), tile_batch=n) for n in (1, 7))
     assert (one - many).abs().max() < 1e-4
+
+
+def test_tiles_that_do_not_fit_together_go_on_in_halves(
+    pipe: StableSRPipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = run(pipe, picture(9, 20), tile_batch=1)
+    plain, seen = GuidedUnet.forward, list[int]()
+
+    def small_device(self: GuidedUnet, z_t: Tensor, *more: Any) -> Tensor:
+        seen.append(len(z_t))
+        if len(z_t) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, z_t, *more)
+
+    mine = make_pipe()
+    monkeypatch.setattr(GuidedUnet, "forward", small_device)
+    told: list[tuple[int, int]] = []
+    for _ in range(2):
+        assert torch.equal(
+            run(mine, picture(9, 20), progress=lambda *pair: told.append(pair)), wanted
+        )
+    assert "going on with 2 at a time" in caplog.text and "going on with 1 at" in caplog.text
+    assert seen.count(4) == seen.count(2) == 1, "what did not fit is not tried again"
+    assert told == [(1, 2), (2, 2)] * 2, "no step is lost"
+
+
+def test_an_error_that_is_not_about_memory_comes_through(
+    pipe: StableSRPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_args: Any) -> Any:
+        raise RuntimeError("cuDNN error: bad parameter")
+
+    monkeypatch.setattr(WrappedVae, "encode", broken)
+    with pytest.raises(RuntimeError, match="bad parameter"):
+        run(pipe, picture(8, 8))
+
+
+def test_trailing_timesteps_leave_out_the_last(pipe: StableSRPipeline) -> None:
+    assert [trailing_timesteps(n) for n in (1, 2, 4)] == [[999], [999, 499], [999, 749, 499, 249]]
+    assert trailing_timesteps(1000) == list(range(999, -1, -1))
+    seen: list[float] = []
+    turbo = make_pipe(config=PipelineConfig(tile=TILE, steps=4, spacing="trailing"))
+    result = run(turbo, picture(8, 8), callback_on_step_end=lambda _p, _k, t, _x: seen.append(t))
+    assert seen == [999, 749, 499, 249] and result.isfinite().all()
+    assert not torch.equal(result, run(pipe, picture(8, 8), num_inference_steps=4))
+    with pytest.raises(OptionError, match="spacing: 'leading' is unknown"):
+        PipelineConfig(spacing="leading")  # type: ignore[arg-type]
 
 
 def test_our_ddim_can_be_chosen_by_name(pipe: StableSRPipeline) -> None:

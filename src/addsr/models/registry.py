@@ -59,6 +59,8 @@ class ModelInfo:
         if fidelity is None:
             return self.default_fidelity
         if self.fidelity_drives is None:
+            if self.kind in PIPELINE_KINDS and fidelity == 0:
+                return 0.0  # the plain decoder, which is all there is
             raise OptionError(
                 f"fidelity: model {self.name} has no {self._knob}; leave --fidelity out"
             )
