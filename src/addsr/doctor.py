@@ -33,6 +33,7 @@ def examine() -> dict[str, Any]:
     )
     from .models.hub import find_models
     from .models.registry import MODELS
+    from .models.store import store_folder
 
     devices: dict[str, Any] = {}
     for kind in DEVICES:
@@ -71,6 +72,7 @@ def examine() -> dict[str, Any]:
             }
             for name, info in MODELS.items()
         },
+        "store": str(store_folder()),
         "installed": _installed(),
     }
 
@@ -160,6 +162,7 @@ def print_table(facts: dict[str, Any]) -> None:
     for name, model in facts["models"].items():
         state = f"{model['size_mb']:.1f} MB" if model["available"] else "weights missing"
         table.add_row(f"model {name}", f"{state}, {model['licence']}: {model['description']}")
+    table.add_row("imported models", f"{len(facts['installed'])} in {facts['store']}")
     for name, model in facts["installed"].items():
         told = model.get("error") or (
             f"{model['size_mb']:.1f} MB, {model['licence']}: {model['kind']} in {model['folder']}"

@@ -360,7 +360,8 @@ def test_doctor_tells_versions_devices_and_models(capsys: pytest.CaptureFixture[
 def test_doctor_honours_the_settings_and_survives_wrong_ones(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in {"MODEL": "gone.st", "DTYPE": "fp16", "MEMORY": "3G"}.items():
+    settings = {"MODEL": "gone.st", "MODELS": "gone", "DTYPE": "fp16", "MEMORY": "3G"}
+    for name, value in settings.items():
         monkeypatch.setenv(f"ADDSR_{name}", value)
     assert main(["doctor", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

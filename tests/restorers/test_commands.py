@@ -131,7 +131,8 @@ def test_doctor_lists_what_is_imported_and_what_is_wrong_with_it(
     assert one["folder"] == str(installed / "stablesr-turbo") and one["size_mb"] > 0.1
     assert facts["used"]["model"] == "stablesr" and "diffusers" in facts["packages"]
     assert main(["doctor"]) == 0
-    assert "model stablesr-turbo" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "model stablesr-turbo" in table and f"2 in {installed}" in "".join(table.split("\n"))
     monkeypatch.setenv("ADDSR_MODELS", str(tmp_path))
     (tmp_path / "half").mkdir()
     facts_writer(tmp_path / "half", "stablesr")

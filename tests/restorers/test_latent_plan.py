@@ -31,7 +31,7 @@ def plan(
 
 def test_a_picture_of_one_tile_goes_whole_through_a_small_device() -> None:
     one = plan((128, 128), device=8)
-    assert (one.target, one.tile, one.tile_batch, one.strip_pixels) == ((512, 512), 512, 2, None)
+    assert (one.target, one.tile, one.tile_batch, one.strip_pixels) == ((512, 512), 512, 1, None)
     assert one.tile_bytes < 2 * GIB and one.host_bytes < GIB
 
 
@@ -40,6 +40,8 @@ def test_a_large_picture_goes_in_strips_and_many_tiles_go_together() -> None:
     assert large.tile_batch == 4 and large.strip_pixels == LARGEST_STRIP
     assert count_tiles((500, 1000), 4.0, 512, HALF) == 7 * 15
     assert large.host_bytes > 8 * GIB, "the maps of the VAE wait in main memory"
+    assert plan((512, 512)).strip_pixels is None, "a device copies nothing it has room for"
+    assert plan((512, 512), FULL, device=None).strip_pixels == LARGEST_STRIP
 
 
 def test_less_memory_means_narrower_strips_fewer_tiles_and_a_smaller_peak() -> None:

@@ -107,6 +107,7 @@ def load_pipeline(
             f"{'' if dtype is None else f' in {_short(dtype)}'}, {free / 2**30:.2f} GiB are free; "
             "free memory, or use --dtype bf16, which takes half of fp32"
         )
+    log.info("loading %s (%.1f GB) from %s", found.info.name, needed / 1e9, found.folder)
     pipe = StableSRPipeline.from_pretrained(found.folder, torch_dtype=dtype, variant=variant)
     # what the import stored about the model may be more than its folder says
     pipe.config = replace(pipe.config, steps=found.info.default_steps)

@@ -31,7 +31,10 @@ SLACK = 1.5
 WORKSPACE = 475
 """Per squared width of the U-Net: kernels' own copies of weights, 190 MB measured on a CPU."""
 LARGEST_STRIP = 1024**2
-"""Pixels beyond which the VAE gains nothing from seeing more at once."""
+"""Pixels beyond which the VAE on a CPU, or a strip anywhere, gains nothing from more."""
+LARGEST_WHOLE = 2048**2
+"""Pixels that the VAE may see at once on a device, where strips cost copies to and from it: far
+enough below 2**31 numbers in a map of twice the VAE's width."""
 _LEAST_ROWS = 8
 _PICTURES = 8 * 12
 """Bytes per result pixel: float32 pictures that the colour correction holds at once."""
@@ -70,7 +73,7 @@ def make_latent_plan(source: tuple[int, int], wish: Wish, facts: LatentFacts, ro
     is_host = room.device is None
     # the network's tiles gain nothing from company on a CPU
     most = 1 if is_host else 4
-    batches = [n for n in (4, 2, 1) if n <= most and (n == 1 or n <= 2 * stages.tiles)]
+    batches = [n for n in (4, 2, 1) if n <= most and n < 2 * stages.tiles]
     free = (room.host - fixed if room.device is None else room.device) * _SHARE
     free -= facts.moved_bytes
     batch = next((n for n in batches if stages.sampling(n) <= free), 1)
@@ -133,7 +136,8 @@ class _Stages:
 
     def choose_strip(self, free: float, is_host: bool) -> int | None:
         """Pixels of the largest strip that fits, or the narrowest; None: all at once."""
-        if self.pixels <= LARGEST_STRIP and self.vae(None) <= free:
+        most = LARGEST_STRIP if is_host else LARGEST_WHOLE
+        if self.pixels <= most and self.vae(None) <= free:
             return None
         strip = min(self.pixels, LARGEST_STRIP)
         while strip // 2 >= _LEAST_ROWS * self.width:
