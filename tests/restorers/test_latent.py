@@ -176,6 +176,19 @@ def test_a_folder_says_itself_that_its_schedule_is_turbos(store: Path, tmp_path:
     assert Upscaler(tmp_path / "mine", device="cpu").info.kind == "stablesr-turbo"
 
 
+def test_a_folder_of_one_variant_is_read_and_a_damaged_file_is_named(
+    store: Path, tmp_path: Path
+) -> None:
+    pipe = load_model(store / "stablesr").pipe  # type: ignore[union-attr]
+    pipe.save_pretrained(tmp_path / "half", variant="fp16")
+    with Upscaler(tmp_path / "half", scale=2, steps=1, dtype="fp32", device="cpu") as up:
+        assert torch.equal(up(picture()), upscaler()(picture()))
+    part = tmp_path / "half" / "vae" / "diffusion_pytorch_model.fp16.safetensors"
+    part.write_bytes(part.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"vae.*not a readable safetensors.*import the model"):
+        Upscaler(tmp_path / "half", device="cpu")
+
+
 def test_steps_fidelity_colour_and_tile_change_the_picture(up: Upscaler) -> None:
     image = picture(16, 16)
     plain = up(image)

@@ -152,6 +152,11 @@ class StableSRPipeline:
         return self._stages.cfw
 
     @property
+    def networks(self) -> dict[str, nn.Module]:
+        """unet, encoder, sft and vae, and cfw where there is one."""
+        return self._stages.nets()
+
+    @property
     def parts(self) -> Parts:
         """What options are checked against."""
         has_cfw = self.cfw is not None
@@ -161,7 +166,7 @@ class StableSRPipeline:
     def components(self) -> dict[str, Any]:
         """The arguments that make this pipeline."""
         return {
-            **self._stages.nets(),
+            **self.networks,
             "cfw": self.cfw,
             "prompt_embeds": self.prompt_embeds,
             "scheduler": self.scheduler,

@@ -250,10 +250,9 @@ class LatentRestorer:
 
 def _net_bytes(pipe: StableSRPipeline) -> dict[str, int]:
     """Bytes of the weights of each network."""
-    nets = {k: v for k, v in pipe.components.items() if isinstance(v, torch.nn.Module)}
     return {
         name: sum(p.numel() * p.element_size() for p in net.parameters())
-        for name, net in nets.items()
+        for name, net in pipe.networks.items()
     }
 
 
