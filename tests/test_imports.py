@@ -249,7 +249,8 @@ def test_cheap_entry_points_load_no_torch(code: str) -> None:
         "addsr.diffusion.ddpm, addsr.diffusion.aggregate, addsr.pipelines.importing, "
         "addsr.pipelines.folder; addsr.StableSRPipeline",
         "import torch\nfrom addsr import Upscaler\n"
-        "with Upscaler('compact', device='cpu') as up: up(torch.rand(1, 3, 8, 8))",
+        "with Upscaler('compact', device='cpu') as up: up(torch.rand(1, 3, 8, 8))\n"
+        "import sys; assert 'addsr.pipelines' not in sys.modules",
     ],
     ids=["import", "upscale"],
 )
