@@ -64,7 +64,13 @@ class ResBlock(nn.Module):
         nn.init.normal_(self.conv2.weight, std=1e-3)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor | None = None,
+        modulate: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """`x` plus the residual branch, which `modulate` changes before the sum."""
         # in place, x and two more of its size are alive at most
         spare = may_overwrite()
         h = self.norm1(x)
@@ -74,6 +80,8 @@ class ResBlock(nn.Module):
             scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)
             h = h.mul_(1 + scale).add_(shift) if spare else h * (1 + scale) + shift
         h = self.conv2(F.silu(h, inplace=spare))
+        if modulate is not None:
+            h = modulate(h)
         x = x if self.shortcut is None else self.shortcut(x)
         return h.add_(x) if spare else h + x
 

@@ -4,13 +4,14 @@ A U-Net on the grid of the eightfold pixel-unshuffled output takes the noisy pic
 low-resolution picture and the previous prediction (AddSR's prediction-based self-refinement,
 arXiv 2404.01717); a small decoder with a gated low-resolution skip (the role of StableSR's
 controllable feature wrapping, arXiv 2305.07015) turns its features into the clean picture.
-The same network is teacher and student.
+The same network is teacher and student. With `conditioning="time-aware"` the low-resolution picture
+enters as in StableSR and not by concatenation (`time_aware.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,10 @@ from .blocks import (
     may_overwrite,
     shuffle_conv,
 )
+from .time_aware import Modulate, TimeAwareGuide
+
+Conditioning = Literal["concat", "time-aware"]
+Base = Literal["lr", "grey"]
 
 _STRIP_NUMBERS = 1 << 20
 """Numbers in a strip of the decoder's last features, halo aside: 4 MB in fp32."""
@@ -50,13 +55,27 @@ class CompactConfig:
     attention: bool = False
     context_channels: int = 128
     """Width of the picture-wide context encoder; 0 leaves it out."""
+    conditioning: Conditioning = "concat"
+    """How the low-resolution picture enters: beside the noisy one, or by modulation of each block
+    with the features of a time-aware encoder (arXiv 2305.07015)."""
+    guide_channels: int = 64
+    """Channels of each feature map of the time-aware encoder."""
+    guide_depth: int = 1
+    """Residual blocks of the time-aware encoder at each of the three grids."""
+    guide_time: bool = True
+    """Whether the time-aware encoder knows the time; False is for the comparison only."""
+    base: Base = "lr"
+    """What the network adds its residual to: the enlarged low-resolution picture, or mid grey, as a
+    prior has to that never saw one."""
 
     def __post_init__(self) -> None:
         for name in ("widths", "depths", "decoder_widths"):
             value: tuple[Any, ...] = getattr(self, name)
             if len(value) != 3 or not all(type(n) is int and n > 0 for n in value):
                 raise ValueError(f"{name} = {value!r}: give three whole numbers from 1")
-        for name in ("decoder_depth", "time_channels", "lr_channels"):
+        for name in (
+            "decoder_depth", "time_channels", "lr_channels", "guide_channels", "guide_depth",
+        ):  # fmt: skip
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)!r}: give a whole number from 1")
         if self.context_channels < 0 or self.context_channels % 2:
@@ -65,6 +84,12 @@ class CompactConfig:
             if getattr(self, name) not in NORMS:
                 known = ", ".join(NORMS)
                 raise ValueError(f"{name} = {getattr(self, name)!r}: give one of {known}")
+        for name, choices in (("conditioning", Conditioning), ("base", Base)):
+            if getattr(self, name) not in get_args(choices):
+                known = ", ".join(get_args(choices))
+                raise ValueError(f"{name} = {getattr(self, name)!r}: give one of {known}")
+        if type(self.guide_time) is not bool:
+            raise ValueError(f"guide_time = {self.guide_time!r}: give true or false")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for the metadata of a weights file."""
@@ -98,8 +123,13 @@ class CompactNet(nn.Module):
         self.context_in = (
             nn.Linear(2 * config.context_channels, time) if config.context_channels else None
         )
-        self.lr_in = nn.Conv2d(12, config.lr_channels, 3, padding=1)
-        self.stem = nn.Conv2d(config.lr_channels + 2 * 192, a, 3, padding=1)
+        is_guided = config.conditioning == "time-aware"
+        if config.base == "grey" and self.context_in is not None:
+            # a prior is undisturbed when it sees its first low-resolution picture
+            nn.init.zeros_(self.context_in.weight)
+            nn.init.zeros_(self.context_in.bias)
+        self.lr_in = None if is_guided else nn.Conv2d(12, config.lr_channels, 3, padding=1)
+        self.stem = nn.Conv2d(192 if is_guided else config.lr_channels + 2 * 192, a, 3, padding=1)
         self.enc0 = blocks(a, a, n_a)
         self.down0 = nn.Conv2d(a, b, 3, stride=2, padding=1)
         self.enc1 = blocks(b, b, n_b)
@@ -112,6 +142,16 @@ class CompactNet(nn.Module):
         self.dec0 = blocks(2 * a, a, n_a)
         self.norm_out = make_norm(config.norm, a)
         self.decoder = Decoder(a, config)
+        self.guide = None
+        if is_guided:
+            self.guide = TimeAwareGuide(
+                config.widths,
+                config.depths,
+                config.guide_channels,
+                config.guide_depth,
+                time if config.guide_time else 0,
+                config.norm,
+            )
 
     def context(self, lr: Tensor) -> Tensor | None:
         """Statistics `(B, 2 * context_channels)` of a whole low-resolution picture, or None.
@@ -136,36 +176,62 @@ class CompactNet(nn.Module):
 
         Takes what `forward` takes. The frozen teacher's h0..h2 serve as perceptual features.
         """
-        dtype = self.stem.weight.dtype
-        if condition is None:
-            condition = enlarge(lr)
+        time = self._time(t, lr, context)
+        x, maps = self._enter(x_t, lr, condition, time)
+        return (*self._contract(x, time, maps), time)
+
+    def _time(self, t: Tensor, lr: Tensor, context: Tensor | None) -> Tensor:
+        """Embedding `(B, time_channels)` of the time and the picture-wide context."""
         time = self.time(t)
         if self.context_in is not None:
             context = self.context(lr) if context is None else context
             if context is not None:
-                time = time + F.silu(self.context_in(context.to(dtype)))
+                time = time + F.silu(self.context_in(context.to(self.stem.weight.dtype)))
+        return time
+
+    def _enter(
+        self, x_t: Tensor, lr: Tensor, condition: Tensor | None, time: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The U-Net's input `(B, widths[0], H/8, W/8)`, and the guide's maps (none without one)."""
+        dtype = self.stem.weight.dtype
+        if condition is None:
+            condition = enlarge(lr)
+        low, noisy = (lr * 2 - 1).to(dtype), F.pixel_unshuffle(x_t.to(dtype), 8)
+        condition = (condition * 2 - 1).to(dtype)
+        if self.guide is not None:
+            return self.stem(noisy), self.guide(low, condition, time)
+        assert self.lr_in is not None
         x = torch.cat(
-            [
-                self.lr_in(F.pixel_unshuffle((lr * 2 - 1).to(dtype), 2)),
-                F.pixel_unshuffle(x_t.to(dtype), 8),
-                F.pixel_unshuffle((condition * 2 - 1).to(dtype), 8),
-            ],
-            dim=1,
+            [self.lr_in(F.pixel_unshuffle(low, 2)), noisy, F.pixel_unshuffle(condition, 8)], dim=1
         )  # (B, lr_channels + 384, H/8, W/8)
-        x = self.stem(x)
-        for block in self.enc0:
-            x = block(x, time)
+        return self.stem(x), ()
+
+    def _contract(
+        self, x: Tensor, time: Tensor, maps: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The contracting half with the middle, from what `_enter` gave."""
+        for block, modulate in self._stage("enc0", maps):
+            x = block(x, time, modulate)
         h0 = x
         x = self.down0(x)
-        for block in self.enc1:
-            x = block(x, time)
+        for block, modulate in self._stage("enc1", maps):
+            x = block(x, time, modulate)
         h1 = x
         x = self.down1(x)
-        for i, block in enumerate(self.mid):
-            x = block(x, time)
+        for i, (block, modulate) in enumerate(self._stage("mid", maps)):
+            x = block(x, time, modulate)
             if i == 0 and self.attention is not None:
                 x = self.attention(x)
-        return h0, h1, x, time
+        return h0, h1, x
+
+    def _stage(
+        self, name: str, maps: tuple[Tensor, ...]
+    ) -> list[tuple[nn.Module, Modulate | None]]:
+        """The blocks of a stage, each with what modulates it."""
+        blocks = list(getattr(self, name))
+        if self.guide is None:
+            return [(block, None) for block in blocks]
+        return list(zip(blocks, self.guide.modulation(name, maps), strict=True))
 
     def forward(
         self,
@@ -187,18 +253,29 @@ class CompactNet(nn.Module):
             fidelity: gate of the low-resolution skip in the decoder, in [0, 1]; a number or `(B,)`.
             context: what `context` gave for the photo this is a tile of; None means `lr` itself.
         """
-        h0, h1, x, time = self.encode(x_t, t, lr, condition, context)
+        time = self._time(t, lr, context)
+        x, maps = self._enter(x_t, lr, condition, time)
+        h0, h1, x = self._contract(x, time, maps)
         x = torch.cat([F.interpolate(self.up1(x), scale_factor=2.0, mode="nearest"), h1], dim=1)
-        for block in self.dec1:
-            x = block(x, time)
+        for block, modulate in self._stage("dec1", maps):
+            x = block(x, time, modulate)
         x = torch.cat([F.interpolate(self.up0(x), scale_factor=2.0, mode="nearest"), h0], dim=1)
-        for block in self.dec0:
-            x = block(x, time)
-        del h0, h1  # the decoder needs the room
+        for block, modulate in self._stage("dec0", maps):
+            x = block(x, time, modulate)
+        del h0, h1, maps  # the decoder needs the room
         x = F.silu(self.norm_out(x))
         residual = self.decoder(x, time, lr, fidelity)
         # The sum is float32: an 8-bit mantissa would band the smooth parts of the picture.
+        if self.config.base == "grey":
+            return residual.float() * 0.5 + 0.5
         return residual.float() * 0.5 + enlarge(lr.float())
+
+    def sees_lr(self, parameter: str) -> bool:
+        """Whether the parameter of that name belongs to what the low-resolution picture enters by.
+
+        These are trained when the rest is a frozen prior.
+        """
+        return parameter.startswith(("guide.", "context_", "lr_in.", "decoder.lr_skip."))
 
 
 class ContextEncoder(nn.Module):

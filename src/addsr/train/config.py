@@ -134,8 +134,14 @@ class TeacherConfig:
     """Samples whose LR is the clean area-downscaled HR: the HR-regulated teacher's role."""
     gate_share: float = 0.2
     """Samples with a random fidelity gate; the others have 1."""
+    lr_free: bool = False
+    """Every low-resolution picture is mid grey, and the gate 0: trains a prior that sees none."""
+    prior: str = ""
+    """Weights file of such a prior. It stays frozen: only what the low-resolution picture enters by
+    is trained (StableSR, arXiv 2305.07015)."""
 
     def __post_init__(self) -> None:
+        _require(not (self.lr_free and self.prior), "task.prior", self.prior, "none with lr_free")
         for name in ("one_step_share", "weak_share", "clean_share", "gate_share"):
             _require(0 <= getattr(self, name) <= 1, f"task.{name}", getattr(self, name), "0 to 1")
         _require(self.t_std > 0, "task.t_std", self.t_std, "a number above 0")

@@ -89,7 +89,8 @@ class Trained:
         values = self.average if which == "average" else self.masters
         state = dict(zip(self.names, values, strict=True))
         buffers = {n: b for n, b in self.net.named_buffers()}
-        return {**state, **buffers}
+        frozen = {n: p.detach() for n, p in self.net.named_parameters() if not p.requires_grad}
+        return {**state, **buffers, **frozen}
 
     @torch.no_grad()
     def load(self, masters: dict[str, Tensor], average: dict[str, Tensor] | None = None) -> None:

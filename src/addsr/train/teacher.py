@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from addsr.diffusion.samplers import sample_ode
 from addsr.diffusion.schedule import add_noise, even_levels
 from addsr.errors import ConfigError
+from addsr.models.files import load_weights
 from addsr.nets import CompactConfig, CompactNet, tuples
 
 from .config import Recipe, TeacherConfig
@@ -37,9 +39,37 @@ class TeacherTask(Task):
         super().__init__(recipe, device)
         self.config: TeacherConfig = recipe.task
         self.net = CompactNet(net_config(recipe.net))
+        self._split_prior()
         self.trained_net = self.track("net", self.net, recipe.optim)
         self.loss = self.compiled(self._loss)
         self.prepare = self.compiled(self._prepare)
+
+    def _split_prior(self) -> None:
+        """Freezes what sees the low-resolution picture, or with `task.prior` all the rest.
+
+        Raises:
+            ConfigError: a network that cannot do without the low-resolution picture, or a prior of
+                another shape.
+        """
+        config, path = self.net.config, self.config.prior
+        if not (path or self.config.lr_free):
+            return
+        if (config.conditioning, config.base) != ("time-aware", "grey"):
+            raise ConfigError(
+                f"net.conditioning = {config.conditioning!r}, net.base = {config.base!r}: a prior "
+                "that sees no low-resolution picture needs 'time-aware' and 'grey'"
+            )
+        if path:
+            state, _ = load_weights(Path(path))
+            try:
+                self.net.load_state_dict({k: v.float() for k, v in state.items()})
+            except RuntimeError as error:
+                reason = str(error).splitlines()[-1].strip()
+                raise ConfigError(
+                    f"task.prior = {path!r}: does not fit the recipe's [net] ({reason})"
+                ) from error
+        for name, parameter in self.net.named_parameters():
+            parameter.requires_grad_(self.net.sees_lr(name) == bool(path))
 
     def _prepare(self, hr: Tensor, lr: Tensor, choice: Tensor, z: Tensor, gate: Tensor) -> Any:
         """Per-sample roles: `(lr, t, fidelity)` from uniform and normal random numbers."""
@@ -56,6 +86,8 @@ class TeacherTask(Task):
         t = torch.where(torch.arange(len(hr), device=hr.device) < count, 1.0, t)
         # gate holds two uniforms: whether the gate is random at all, and its value
         fidelity = torch.where(gate[0] < c.gate_share, gate[1], 1.0)
+        if c.lr_free:
+            lr, fidelity = _grey(lr), torch.zeros_like(fidelity)
         return lr, t, fidelity
 
     def _loss(self, hr: Tensor, lr: Tensor, noise: Tensor, t: Tensor, fidelity: Tensor) -> Any:
@@ -105,8 +137,10 @@ class TeacherTask(Task):
     @torch.no_grad()
     def validate(self, pairs: list[Batch]) -> tuple[dict[str, float], Tensor | None]:
         net = self.averaged_net()
+        given = _grey if self.config.lr_free else lambda lr: lr
         samplers = {
-            str(n): (lambda lr, z, n=n: sample_ode(net, lr, z, even_levels(n))) for n in (1, 4, 16)
+            str(n): (lambda lr, z, n=n: sample_ode(net, given(lr), z, even_levels(n)))
+            for n in (1, 4, 16)
         }
         return evaluate_sampler(
             samplers, pairs, device=self.device, precision=self.recipe.run.precision
@@ -114,6 +148,10 @@ class TeacherTask(Task):
 
     def flops_per_sample(self) -> float:
         return 3 * forward_flops(self.net, self.recipe.data.crop_px)
+
+
+def _grey(lr: Tensor) -> Tensor:
+    return torch.full_like(lr, 0.5)
 
 
 def net_config(values: dict[str, Any]) -> CompactConfig:
