@@ -20,6 +20,7 @@ from typing import Any
 
 from pictures import busiest_window, mean_difference, row_of_crops, save_sheet
 from results_page import render
+from time_aware_page import render as render_time_aware
 
 from addsr.evaluate.commands import evaluate
 from addsr.metrics.pictures import read_picture
@@ -174,6 +175,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.docs.mkdir(parents=True, exist_ok=True)
         data.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     page = render(json.loads(data.read_text(encoding="utf-8")))
+    more = args.docs / "time-aware.json"  # by benchmarks/time_aware.py
+    if more.is_file():
+        page += "\n" + render_time_aware(json.loads(more.read_text(encoding="utf-8")))
     (args.docs / "results.md").write_text(page, encoding="utf-8")
     print(f"{args.docs / 'results.md'}", file=sys.stderr)
 

@@ -53,6 +53,17 @@ def train(made: Recipe) -> tuple[TeacherTask, dict[str, torch.Tensor]]:
     return task, load_weights(Path(made.run.output) / "weights" / "net-ema.safetensors")[0]
 
 
+GREY = {"base": "grey"}
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> tuple[TeacherTask, Path]:
+    """A trained prior that sees no low-resolution picture, and its weights file."""
+    folder = tmp_path_factory.mktemp("prior")
+    task, _ = train(recipe(folder, GREY, lr_free=True))
+    return task, folder / "weights" / "net-ema.safetensors"
+
+
 def test_the_recipe_and_its_smoke_twin_are_of_the_time_aware_net(tmp_path: Path) -> None:
     assert load_recipe("teacher", RECIPES / "time-aware.toml").net["conditioning"] == "time-aware"
     teacher = load_recipe("teacher", RECIPES / "teacher.toml")
@@ -67,32 +78,34 @@ def test_the_recipe_and_its_smoke_twin_are_of_the_time_aware_net(tmp_path: Path)
     assert "psnr_y/4" in figures
 
 
-def test_a_frozen_prior_stays_as_it_was_and_its_guide_learns(tmp_path: Path) -> None:
-    grey = {"base": "grey"}
-    task, prior = train(recipe(tmp_path / "prior", grey, lr_free=True))
+def test_a_prior_does_not_look_at_the_low_resolution_picture(prior: Any) -> None:
+    task, _ = prior
     net = task.averaged_net()
-    # what has never seen a low-resolution picture does not look at one
     x, t, lr = torch.randn(1, 3, 64, 64), torch.ones(1), torch.rand(1, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(net(x, t, lr), net(x, t, 1 - lr))
     figures, _ = task.validate([Batch(*Noise().get(1))])
     assert "psnr_y/1" in figures
 
-    file = tmp_path / "prior" / "weights" / "net-ema.safetensors"
-    _, guided = train(recipe(tmp_path / "guided", grey, prior=str(file)))
-    assert prior.keys() == guided.keys()
-    frozen = [name for name in prior if not net.sees_lr(name)]
+
+def test_a_frozen_prior_stays_as_it_was_and_its_guide_learns(prior: Any, tmp_path: Path) -> None:
+    task, file = prior
+    before = load_weights(file)[0]
+    _, after = train(recipe(tmp_path, GREY, prior=str(file)))
+    assert before.keys() == after.keys()
+    frozen = [name for name in before if not task.net.sees_lr(name)]
     assert len(frozen) > 20
-    assert all(torch.equal(prior[name], guided[name]) for name in frozen)
-    moved = [name for name in prior if not torch.equal(prior[name], guided[name])]
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert any("gamma_beta" in name for name in moved)
     assert "decoder.lr_skip.weight" in moved
 
 
-def test_in_bf16_the_frozen_weights_are_those_that_were_trained_with(tmp_path: Path) -> None:
-    train(recipe(tmp_path / "prior", {"base": "grey"}, lr_free=True))
-    file = tmp_path / "prior" / "weights" / "net-ema.safetensors"
-    made = recipe(tmp_path / "guided", {"base": "grey"}, prior=str(file))
+@pytest.mark.slow
+def test_in_bf16_the_frozen_weights_are_those_that_were_trained_with(
+    prior: Any, tmp_path: Path
+) -> None:
+    made = recipe(tmp_path, GREY, prior=str(prior[1]))
     made = dataclasses.replace(made, run=dataclasses.replace(made.run, precision="bf16", steps=1))
     task, guided = train(made)
     assert torch.equal(guided["stem.weight"].float(), task.net.stem.weight.float())
@@ -112,11 +125,9 @@ def test_a_net_that_cannot_be_a_prior_is_refused(
         make_task(recipe(tmp_path, net, **task), CPU)
 
 
-def test_a_prior_of_another_shape_is_named(tmp_path: Path) -> None:
-    grey = {"base": "grey"}
-    train(recipe(tmp_path / "prior", grey, lr_free=True))
-    file = tmp_path / "prior" / "weights" / "net-ema.safetensors"
+def test_a_prior_of_another_shape_is_named(prior: Any, tmp_path: Path) -> None:
+    file = str(prior[1])
     with pytest.raises(ConfigError, match=r"task\.prior = .*does not fit"):
-        make_task(recipe(tmp_path, {**grey, "depths": [1, 1, 2]}, prior=str(file)), CPU)
+        make_task(recipe(tmp_path, {**GREY, "depths": [1, 1, 2]}, prior=file), CPU)
     with pytest.raises(ConfigError, match=r"task\.prior.*none with lr_free"):
-        recipe(tmp_path, grey, lr_free=True, prior=str(file))
+        recipe(tmp_path, GREY, lr_free=True, prior=file)

@@ -1,0 +1,284 @@
+"""Compares ways of conditioning the compact network, at several steps and fidelities.
+
+    python benchmarks/time_aware.py --val DIR --niqe-params niqe_pris_params.npz --minutes 12 \\
+        --net concat=OUT/concat/weights/net-ema.safetensors \\
+        --net time-aware=OUT/time-aware/weights/net-ema.safetensors
+
+scores what training/run-time-aware.sh trained, on the pictures in DIR/hr with DIR/lr and on those
+in DIR/real_lr_crops, which have no reference. It writes docs/time-aware.json and docs/pictures, and
+makes docs/results.md again, of which this is a section; `--render-only` does the last alone. All
+settings of a picture share one noise field. On a GPU: `--device cuda --workers 8`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pictures import busiest_window, row_of_crops
+from results import DOCS, read_attribution
+from results import main as results
+from time_aware_page import COLUMNS, key
+from torch import Tensor
+
+import addsr
+from addsr.diffusion.samplers import sample_ode
+from addsr.diffusion.schedule import even_levels
+from addsr.errors import AddsrError, ModelError, OptionError
+from addsr.evaluate.statistics import compare
+from addsr.metrics import gradient, load_niqe_params, lr_psnr, niqe, psnr_y, ssim_y
+from addsr.metrics.catalog import CATALOG
+from addsr.metrics.pictures import picture_files, read_picture
+from addsr.models.files import load_weights
+from addsr.nets import CompactNet, build
+from addsr.train.flops import forward_flops
+
+SETS = ("synthetic", "real_lr_crops")
+EVERY = 10
+"""One picture in so many of those with a reference is shown."""
+
+
+def load_net(path: Path, batch: int) -> tuple[CompactNet, dict[str, Any]]:
+    """The network in a weights file of training, and facts about it."""
+    state, metadata = load_weights(path)
+    net = build(str(metadata.get("kind")), metadata.get("config"))
+    if not isinstance(net, CompactNet):
+        raise ModelError(f"{path}: holds weights of kind {metadata.get('kind')!r}, not 'compact'")
+    net.load_state_dict({k: v.float() for k, v in state.items()})
+    steps = int(metadata.get("step", 0))
+    facts = {
+        "config": net.config.to_dict(),
+        "training_steps": steps,
+        "crops": steps * batch,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "gmac": forward_flops(net, 512) / 2e9,
+    }
+    return net.eval().requires_grad_(False), facts
+
+
+def restore(
+    net: CompactNet, lr: Tensor, steps: int, fidelities: Sequence[float], seed: int
+) -> Tensor:
+    """`lr` `(1, 3, h, w)` four times larger, once per fidelity: `(len(fidelities), 3, 4h, 4w)`.
+
+    Sides are mirrored up to what the network takes, and cut off again.
+    """
+    device = next(net.parameters()).device
+    height, width = lr.shape[-2:]
+    more = [-side % net.multiple for side in (width, height)]
+    padded = F.pad(lr, (0, more[0], 0, more[1]), mode="reflect").to(device)
+    shape = (1, 3, padded.shape[-2] * net.scale, padded.shape[-1] * net.scale)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    w = torch.tensor(list(fidelities), device=device)
+
+    def model(x: Tensor, t: Tensor, low: Tensor, condition: Tensor | None, _gate: object) -> Tensor:
+        return net(x, t, low, condition, w)
+
+    count = len(w)
+    with torch.inference_mode():
+        sr = sample_ode(
+            model,
+            padded.expand(count, -1, -1, -1),
+            noise.expand(count, -1, -1, -1),
+            even_levels(steps),
+        )
+    # 8-bit levels, as a file would have them
+    return (sr[..., : 4 * height, : 4 * width].clamp(0, 1) * 255).round().cpu() / 255
+
+
+def measure(sr: Tensor, lr: Tensor, hr: Tensor | None, models: dict[str, Any]) -> dict[str, float]:
+    """Figures of one result."""
+    figures = {"lr-psnr": lr_psnr(sr, lr)}
+    if hr is not None:
+        figures |= {
+            "psnr-y": psnr_y(sr, hr),
+            "ssim-y": ssim_y(sr, hr),
+            "gradient": gradient(sr) / gradient(hr),
+        }
+    for name, params in models.items():
+        # NIQE needs two blocks of 96 px
+        if min(sr.shape[-2:]) >= 96 and sr.shape[-2] * sr.shape[-1] >= 2 * 96 * 96:
+            figures[name] = niqe(sr, params)
+    return {name: float(value) for name, value in figures.items()}
+
+
+def inputs(val: Path, dataset: str, limit: int) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """`(name, lr, hr)` of the pictures of a set; none where the folder is missing."""
+    folder = val / ("lr" if dataset == "synthetic" else dataset)
+    if not folder.is_dir():
+        return
+    references = picture_files(val / "hr") if dataset == "synthetic" else {}
+    names = [n for n in picture_files(folder) if dataset != "synthetic" or n in references]
+    files = picture_files(folder)
+    for name in names[: limit or None]:
+        hr = read_picture(references[name]) if references else None
+        yield name, read_picture(files[name]), hr
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything the page is made of, but the gallery's files, which it writes."""
+    nets: dict[str, CompactNet] = {}
+    data: dict[str, Any] = {
+        "nets": {},
+        "steps": args.steps,
+        "fidelities": args.fidelities,
+        "default": args.default,
+        "minutes": args.minutes,
+        "pictures": {},
+        "scores": {},
+        "gallery": [],
+        "made_by": {
+            "addsr": addsr.__version__,
+            "torch": torch.__version__,
+            "device": device_name(args.device),
+        },
+    }
+    for text in args.net:
+        name, _, path = text.partition("=")
+        if not path:
+            raise OptionError(f"net: {text!r} is not NAME=FILE")
+        net, data["nets"][name] = load_net(Path(path), args.batch)
+        nets[name] = net.to(args.device)
+    models: dict[str, Any] = {"niqe-addsr": load_niqe_params()}
+    if args.niqe_params is not None:
+        models["niqe"] = load_niqe_params(args.niqe_params)
+    attribution = read_attribution(args.val / "MANIFEST.csv")
+    with ThreadPoolExecutor(args.workers) as pool:
+        for dataset in SETS:
+            pending: list[tuple[str, str, str, Any]] = []
+            shown: list[str] = []
+            for index, (image, lr, hr) in enumerate(inputs(args.val, dataset, args.limit)):
+                shown.append(image)
+                results: dict[tuple[str, str], Tensor] = {}
+                for name, net in nets.items():
+                    for steps in args.steps:
+                        batch = restore(net, lr, steps, args.fidelities, index)
+                        for w, sr in zip(args.fidelities, batch.split(1), strict=True):
+                            results[name, key(steps, w)] = sr
+                            job = pool.submit(measure, sr, lr, hr, models)
+                            pending.append((image, name, key(steps, w), job))
+                if hr is not None and index % EVERY == 0:
+                    entry = gallery(args, data, image, lr, hr, results)
+                    data["gallery"].append(entry | attribution.get(image, {}))
+                print(f"{dataset} {image}", file=sys.stderr, flush=True)
+            if not shown:
+                continue
+            data["pictures"][dataset] = shown
+            table: dict[str, Any] = {name: {} for name in nets}
+            for image, name, setting, job in pending:
+                for metric, figure in job.result().items():
+                    place = table[name].setdefault(setting, {}).setdefault(metric, {"images": {}})
+                    place["images"][image] = figure
+            for settings in table.values():
+                for metrics in settings.values():
+                    for figures in metrics.values():
+                        figures["mean"] = float(np.mean(list(figures["images"].values())))
+            data["scores"][dataset] = table
+    if not data["scores"]:
+        raise OptionError(f"val: {str(args.val)!r} has neither lr/ with hr/ nor real_lr_crops/")
+    data["differences"] = differences(data)
+    return data
+
+
+def differences(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each network less the first on the same pictures, at the default fidelity."""
+    first, *others = data["nets"]
+    found: list[dict[str, Any]] = []
+    for dataset, table in data["scores"].items():
+        for other in others:
+            for steps in data["steps"]:
+                setting = key(steps, data["default"])
+                for metric in (m for m in COLUMNS if m in table[first][setting]):
+                    a = table[other][setting][metric]["images"]
+                    b = table[first][setting][metric]["images"]
+                    if len(a) < 2:
+                        continue  # no interval of one picture
+                    x, y = (np.array([side[image] for image in a]) for side in (a, b))
+                    pair = compare([(x, y)], [CATALOG[metric].better])[0]
+                    found.append(
+                        {
+                            "dataset": dataset, "a": other, "b": first, "steps": steps,
+                            "metric": metric, "mean": pair.mean, "low": pair.low,
+                            "high": pair.high, "wins": pair.wins, "count": pair.count,
+                        }
+                    )  # fmt: skip
+    return found
+
+
+def gallery(
+    args: argparse.Namespace,
+    data: dict[str, Any],
+    image: str,
+    lr: Tensor,
+    hr: Tensor,
+    results: dict[tuple[str, str], Tensor],
+) -> dict[str, Any]:
+    """Writes the rows of one picture; what the page says of them."""
+    side = min(256, *hr.shape[-2:])
+    top, left = busiest_window(hr, side)
+    steps = args.steps[len(args.steps) // 2]
+    bicubic = F.interpolate(lr, size=hr.shape[-2:], mode="bicubic").clamp(0, 1)
+    middle = [results[name, key(steps, args.default)] for name in data["nets"]]
+    last = list(data["nets"])[-1]
+    sweep = [results[last, key(steps, w)] for w in args.fidelities]
+    folder = args.docs / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    files: list[str] = []
+    for suffix, columns in (("", [bicubic, *middle, hr]), ("-w", sweep)):
+        files.append(f"time-aware-{image}{suffix}.webp")
+        row_of_crops(columns, top, left, side).save(folder / files[-1], quality=92, method=6)
+    return {"image": image, "files": files, "top": top, "left": left}
+
+
+def device_name(device: str) -> str:
+    """What the work is done on, for the page."""
+    return torch.cuda.get_device_name() if device.startswith("cuda") else device
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--val", type=Path, help="folder of validation pictures")
+    parser.add_argument("--net", action="append", help="NAME=FILE; the first is compared with")
+    parser.add_argument("--steps", default="1,4,16", help="numbers of sampling steps")
+    parser.add_argument("--fidelities", default="0,0.25,0.5,0.75,1", help="values of w")
+    parser.add_argument("--default", type=float, default=0.5, help="w of the rows over steps")
+    parser.add_argument("--minutes", type=float, default=0, help="each was trained for, to be told")
+    parser.add_argument("--batch", type=int, default=64, help="crops of a training step")
+    parser.add_argument("--niqe-params", type=Path, help="without it only NIQE with our own model")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=1, help="threads that score")
+    parser.add_argument("--limit", type=int, default=0, help="pictures per set, 0 for all")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="where the page is")
+    parser.add_argument("--render-only", action="store_true", help="the page from the JSON alone")
+    args = parser.parse_args(argv)
+    if not args.render_only:
+        if args.val is None or not args.net:
+            parser.error("give --val and one --net at least (or --render-only)")
+        args.steps = [int(n) for n in args.steps.split(",")]
+        args.fidelities = [float(w) for w in args.fidelities.split(",")]
+        if args.default not in args.fidelities:
+            parser.error(f"--default {args.default:g} must be one of --fidelities")
+        try:
+            data = evaluate(args)
+        except AddsrError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        args.docs.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(data, indent=1) + "\n"
+        (args.docs / "time-aware.json").write_text(text, encoding="utf-8")
+    if (args.docs / "results.json").is_file():
+        results(["--render-only", "--docs", str(args.docs)])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
