@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -75,3 +76,18 @@ def save_sheet(folder: Path, name: str, columns: Mapping[str, Tensor]) -> Path:
 def mean_difference(a: Tensor, b: Tensor) -> float:
     """Mean absolute difference of two pictures in 8-bit levels, 0..255."""
     return float(np.float64((a - b).abs().double().mean()) * 255)
+
+
+def read_attribution(manifest: Path) -> dict[str, dict[str, str]]:
+    """Name of a reference -> where it comes from and its licence; empty without a manifest."""
+    if not manifest.is_file():
+        return {}
+    with manifest.open(newline="", encoding="utf-8") as rows:
+        return {
+            Path(row["file"]).stem: {
+                "source": f"{row['source_repo']}: {row['source_path']}",
+                "licence": row["licence"],
+            }
+            for row in csv.DictReader(rows)
+            if row["file"].startswith("hr/")
+        }

@@ -11,14 +11,19 @@ JSON alone. Evaluation resumes and takes what it knows from its cache.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pictures import busiest_window, mean_difference, row_of_crops, save_sheet
+from pictures import (
+    busiest_window,
+    mean_difference,
+    read_attribution,
+    row_of_crops,
+    save_sheet,
+)
 from results_page import render
 from time_aware_page import render as render_time_aware
 
@@ -122,21 +127,6 @@ def sheets(report: dict[str, Any], folder: Path, target: Path) -> None:
             order += ["hr"] * ("hr" in places)
             columns = {key: read_picture(folder / places[key]) for key in order}
             save_sheet(target, f"{dataset}-{image}", columns)
-
-
-def read_attribution(manifest: Path) -> dict[str, dict[str, str]]:
-    """Name of a reference -> where it comes from and its licence; empty without a manifest."""
-    if not manifest.is_file():
-        return {}
-    with manifest.open(newline="", encoding="utf-8") as rows:
-        return {
-            Path(row["file"]).stem: {
-                "source": f"{row['source_repo']}: {row['source_path']}",
-                "licence": row["licence"],
-            }
-            for row in csv.DictReader(rows)
-            if row["file"].startswith("hr/")
-        }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

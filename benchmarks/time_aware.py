@@ -23,9 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pictures import busiest_window, row_of_crops
-from results import DOCS, read_attribution
-from results import main as results
+from pictures import busiest_window, read_attribution, row_of_crops
 from time_aware_page import COLUMNS, key
 from torch import Tensor
 
@@ -41,6 +39,7 @@ from addsr.models.files import load_weights
 from addsr.nets import CompactNet, build
 from addsr.train.flops import forward_flops
 
+DOCS = Path(__file__).parent.parent / "docs"
 SETS = ("synthetic", "real_lr_crops")
 EVERY = 10
 """One picture in so many of those with a reference is shown."""
@@ -276,6 +275,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = json.dumps(data, indent=1) + "\n"
         (args.docs / "time-aware.json").write_text(text, encoding="utf-8")
     if (args.docs / "results.json").is_file():
+        try:  # it needs the command line's packages, which a machine for training may lack
+            from results import main as results
+        except ModuleNotFoundError as error:
+            print(f"docs/results.md was not made ({error}): --render-only", file=sys.stderr)
+            return 0
         results(["--render-only", "--docs", str(args.docs)])
     return 0
 
