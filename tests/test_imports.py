@@ -35,6 +35,9 @@ LAYERS: dict[str, set[str]] = {
     "doctor": {"engines", "models", "settings", *PURE},
     "models_commands": {"pipelines", "models", "terminal", *PURE},
     "train": {"data", "metrics", "models", *NETWORKS},
+    "inspection": {
+        "pipelines", "plan", "image", "engines", "models", "settings", "terminal", *NETWORKS,
+    },
     "evaluate": {
         "upscaler", "metrics", "models", "image", "data", "engines", "settings", "terminal", *PURE,
     },
@@ -222,6 +225,8 @@ def test_the_walk_sees_relative_lazy_and_dynamic_imports(tmp_path: Path) -> None
         "try: main()\nexcept SystemExit as end: assert not end.code",
         "import sys; sys.argv[1:] = ['models', '--help']\nfrom addsr.cli import main\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
+        "import sys; sys.argv[1:] = ['inspect', '--help']\nfrom addsr.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code",
         "import sys; sys.argv[1:] = ['--version']\nfrom addsr.cli import main\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
     ],
@@ -233,6 +238,7 @@ def test_the_walk_sees_relative_lazy_and_dynamic_imports(tmp_path: Path) -> None
         "evaluate-help",
         "ab-help",
         "models-help",
+        "inspect-help",
         "version-flag",
     ],
 )

@@ -285,6 +285,12 @@ app.command(
 app.command(
     "addsr.models_commands:models", name="models", help="Get, list, check and remove models."
 )
+app.command(
+    "addsr.inspection.commands:inspect",
+    name="inspect",
+    help="Show how strongly a picture steers StableSR at each timestep.",
+    usage="Usage: addsr inspect [OPTIONS] MODEL IMAGE...",
+)
 
 
 @contextlib.contextmanager

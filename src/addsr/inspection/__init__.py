@@ -1,0 +1,1 @@
+"""What a StableSR model does inside, timestep by timestep: figures, a chart, and their command."""
