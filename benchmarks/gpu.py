@@ -144,6 +144,8 @@ class Bench:
         self.warm: set[tuple[int, str, str]] = set()
         self.per_tile: dict[str, float] = {}
         """Seconds of a tile in a step, by number type: what longer cases are foretold from."""
+        self.per_pixel: dict[str, float] = {}
+        """Seconds of everything but the steps, by number type."""
 
     def left(self) -> float:
         return self.end - time.monotonic()
@@ -179,8 +181,9 @@ class Bench:
         second = self.per_tile.get(case.dtype, 0.0) * self._tiles(case.size)
         if not second:
             return steps
-        # the first run of a setting, and the VAE before and after, take about three steps' time
-        fitting = int(self.left() / second) - 3
+        # twice, and one step more: the first run of a setting comes before the one that counts
+        around = 2 * self.per_pixel.get(case.dtype, 0.0) * case.size**2
+        fitting = int((self.left() - around) / second) - 1
         if fitting >= steps:
             return steps
         return fitting if fitting >= min(steps, 2) else 0
@@ -222,6 +225,8 @@ class Bench:
             if case.variant == "plain":
                 per_tile = found["seconds_per_step"] / self._tiles(case.size)
                 self.per_tile[case.dtype] = per_tile
+                around = max(seconds - steps * found["seconds_per_step"], 0.0)
+                self.per_pixel[case.dtype] = around / case.size**2
         if steps < case.steps:
             if not gaps:
                 return {"not_run": "the time was over"}

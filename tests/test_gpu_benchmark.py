@@ -78,10 +78,14 @@ def test_fewer_steps_are_measured_where_all_would_take_too_long(gpu: Any) -> Non
     assert bench._affordable(gpu.Case(512, "bf16", 200)) == 200  # nothing is known yet
     bench.per_tile["bf16"] = 1.0
     bench.end = time.monotonic() + 60.5
-    assert bench._affordable(gpu.Case(512, "bf16", 200)) == 57
-    assert bench._affordable(gpu.Case(1024, "bf16", 200)) == 3
+    assert bench._affordable(gpu.Case(512, "bf16", 200)) == 59
+    assert bench._affordable(gpu.Case(1024, "bf16", 200)) == 5
     assert bench._affordable(gpu.Case(2048, "bf16", 4)) == 0
     assert bench._affordable(gpu.Case(512, "bf16", 4, "compile")) == 0
+    bench.per_pixel["bf16"] = 10 / 512**2  # 20 s go into what is not a step
+    assert bench._affordable(gpu.Case(512, "bf16", 200)) == 39
+    bench.end = time.monotonic() - 1
+    assert bench._affordable(gpu.Case(512, "bf16", 1)) == 0
 
 
 def test_a_case_that_fails_does_not_cost_the_others(
