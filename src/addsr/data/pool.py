@@ -53,6 +53,8 @@ class PairPool:
         background: make pairs in a thread; None means on CUDA only.
         rescaled: share of crops cut larger and shrunk, which makes detail denser and sharper.
         textured: share of crops that are the more textured of two tries.
+        turned: whether pairs are turned and mirrored in all eight ways; False: mirrored left to
+            right only.
 
     Raises:
         ConfigError: a wrong preset, or no picture is as large as `crop_px`.
@@ -75,7 +77,9 @@ class PairPool:
         background: bool | None = None,
         rescaled: float = 0.3,
         textured: float = 0.5,
+        turned: bool = True,
     ) -> None:
+        self.turned = turned
         self.device = torch.device(device)
         self.crop_px, self.size, self.reuse, self.scale, self.group = (
             crop_px,
@@ -128,6 +132,8 @@ class PairPool:
         table = torch.empty((4, batch), dtype=torch.long)
         table[0] = torch.randint(self.size, (batch,), generator=self._choices)
         table[1:] = torch.randint(2, (3, batch), generator=self._choices)
+        if not self.turned:
+            table[2:] = 0
         place, *turns = _send(table, self.device).unbind()
         return _finish(self._hr[place], turns), _finish(self._lr[place], turns)
 

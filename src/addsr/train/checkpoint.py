@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +18,20 @@ from addsr.models.files import load_weights, save_weights
 from .task import Task
 
 PREFIX = "step-"
+
+_KINDS = {
+    "CompactNet": "compact",
+    "Discriminator": "discriminator",
+    "FeatureNet": "features",
+    "TimeAwareEncoder": "encoder",
+    "SftLayers": "sft",
+    "FeatureWrapping": "cfw",
+    "PatchGan": "patchgan",
+}
+"""What weights files call the networks."""
+
+_PIPELINE_FILE = "diffusion_pytorch_model.safetensors"
+"""Where a pipeline's folder keeps a part's weights."""
 
 
 def save(
@@ -96,16 +111,13 @@ def save_light(folder: Path, task: Task, *, step: int, run: str) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, trained in task.trained.items():
-        kind = {"CompactNet": "compact", "Discriminator": "discriminator"}.get(
-            type(trained.net).__name__, "features"
-        )
         metadata = {
-            "kind": kind,
-            "config": trained.net.config.to_dict(),  # type: ignore[operator, union-attr]
+            "kind": _KINDS[type(trained.net).__name__],
+            "config": asdict(cast("Any", trained.net).config),
             "task": task.name,
             "step": str(step),
             "run": run,
-            "licence": "Apache-2.0",
+            "licence": task.licence,
         }
         for suffix, which in (("", "masters"), ("-ema", "average")):
             half = {
@@ -115,7 +127,8 @@ def save_light(folder: Path, task: Task, *, step: int, run: str) -> None:
 
 
 def load_light(path: Path, task: Task) -> list[str]:
-    """Starts `task` from weights: a folder written by `save_light`, or one file for `net`.
+    """Starts `task` from weights: a folder written by `save_light` or one of a pipeline, or one
+    file for `net`.
 
     Networks that the folder lacks keep their fresh weights; gives the names that were loaded.
 
@@ -128,6 +141,8 @@ def load_light(path: Path, task: Task) -> list[str]:
             file, average_file = path / f"{name}.safetensors", path / f"{name}-ema.safetensors"
             if not file.is_file() and average_file.is_file():
                 file = average_file
+            elif not file.is_file():
+                file = path / name / _PIPELINE_FILE
         elif name == "net":
             file = average_file = path
         else:

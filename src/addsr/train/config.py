@@ -13,12 +13,13 @@ from typing import Any, TypeVar, cast
 from addsr.data.spec import MIXTURES, PRESETS
 from addsr.errors import ConfigError
 
+from .checks import require as _require
+from .latent_config import CfwTaskConfig, StableSRConfig
+
 T = TypeVar("T")
 
-
-def _require(ok: bool, name: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise ConfigError(f"{name} = {value!r} is not allowed; give {allowed}")
+STABLESR = "stablesr"
+"""The published degradation of StableSR; `mild` is the same but for two departures."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class RunConfig:
     """Wall-clock limit of this process; 0 means none. The learning-rate schedule follows whichever
     of steps and minutes is further on."""
     batch: int = 64
+    """Samples that go through the networks together, in each process."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged for one optimiser step."""
     seed: int = 0
     precision: str = "bf16"
     """bf16 keeps bf16 working weights beside float32 masters; fp32 trains in float32."""
@@ -52,7 +56,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "run.steps", self.steps, "a number from 1")
         _require(self.minutes >= 0, "run.minutes", self.minutes, "0 (no limit) or more")
-        _require(self.batch >= 2, "run.batch", self.batch, "a number from 2")
+        _require(self.batch >= 1, "run.batch", self.batch, "a number from 1")
+        _require(self.accumulate >= 1, "run.accumulate", self.accumulate, "a number from 1")
         _require(
             self.precision in ("bf16", "fp32"), "run.precision", self.precision, "bf16 or fp32"
         )
@@ -80,6 +85,15 @@ class DataConfig:
     reuse: float = 2.0
     """How often a degraded pair is used on average, each time flipped and turned anew."""
     mixture: str = "mixture"
+    sharpen: float = 0.0
+    """Unsharp masking of the pictures before anything is cut from them or degraded; 0.5 is
+    Real-ESRGAN's and StableSR's amount."""
+    rescaled: float = 0.3
+    """Share of crops that are cut larger and shrunk."""
+    textured: float = 0.5
+    """Share of crops that are the more textured of two tries."""
+    turned: bool = True
+    """Whether crops are turned and mirrored in all eight ways, or mirrored left to right only."""
 
     def __post_init__(self) -> None:
         _require(len(self.train) > 0, "data.train", self.train, "at least one folder or tar shard")
@@ -87,7 +101,10 @@ class DataConfig:
         _require(ok, "data.crop_px", self.crop_px, "a multiple of 64 from 64")
         _require(self.pool >= 2, "data.pool", self.pool, "a number from 2")
         _require(self.reuse >= 1, "data.reuse", self.reuse, "a number from 1")
-        known = (*PRESETS, *MIXTURES)
+        _require(self.sharpen >= 0, "data.sharpen", self.sharpen, "0 or more")
+        for name in ("rescaled", "textured"):
+            _require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "0 to 1")
+        known = (*PRESETS, *MIXTURES, STABLESR)
         _require(self.mixture in known, "data.mixture", self.mixture, f"one of {', '.join(known)}")
 
 
@@ -99,6 +116,7 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     clip: float = 1.0
+    """Largest norm of a network's gradient; inf: never clipped."""
     warmup_steps: int = 300
     decay_from: float = 0.5
     """Share of the run after which the cosine begins."""
@@ -235,7 +253,12 @@ TASKS: dict[str, type] = {
     "teacher": TeacherConfig,
     "student": StudentConfig,
     "features": FeaturesConfig,
+    "stablesr": StableSRConfig,
+    "cfw": CfwTaskConfig,
 }
+
+_SPLIT_BATCHES = ("teacher", "student", "features")
+"""Tasks that give parts of a batch different roles, which takes two samples."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +271,10 @@ class Recipe:
     optim: OptimConfig
     task: Any
     net: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ok = self.run.batch >= 2 or self.task_name not in _SPLIT_BATCHES
+        _require(ok, "run.batch", self.run.batch, f"a number from 2 for {self.task_name}")
 
 
 def load_recipe(

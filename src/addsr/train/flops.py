@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from addsr.nets import CompactNet, Discriminator
@@ -29,4 +30,11 @@ def discriminator_flops(net: Discriminator, hr_px: int) -> float:
     x = torch.empty(1, 3, hr_px, hr_px, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         meta(x, x)
+    return float(counter.get_total_flops())
+
+
+def counted(net: nn.Module, *inputs: Tensor) -> float:
+    """Floating-point operations of one pass of a network on the meta device."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(*inputs)
     return float(counter.get_total_flops())

@@ -13,11 +13,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from addsr.data.draw import derive_seed
 from addsr.errors import TrainingError
 
 from . import checkpoint
 from .config import Recipe
-from .optim import agree, process_count
+from .optim import agree, process_count, process_rank
 from .task import Batch, Task
 from .validate import save_grid
 
@@ -30,7 +31,7 @@ CONSENT_EVERY = 8
 class Source(Protocol):
     """Where batches come from."""
 
-    def get(self, batch: int) -> tuple[Tensor, Tensor]: ...
+    def get(self, batch: int) -> tuple[Tensor, ...]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -75,7 +76,7 @@ def fit(
     """Trains `task` as `recipe.run` says; gives the last logged figures.
 
     Args:
-        source: gives `(hr, lr)` batches on the device.
+        source: gives batches on the device: the fields of `Batch` in their order.
         pairs: validation pairs; may be empty.
         resume: `latest` or the path of a full checkpoint.
         init: light weights to start from (ignored where a checkpoint is resumed).
@@ -95,7 +96,11 @@ def fit(
     if found is not None:
         meta = checkpoint.load(found, task, task.device)
         start, seconds_before = meta["step"], meta["seconds"]
-        source.load_state_dict(meta["data"])
+        rank = process_rank()
+        data = _apart(meta["data"], source.state_dict(), start) if rank else meta["data"]
+        if rank:
+            task.generator.manual_seed(derive_seed(run.seed, "resumed", start, rank))
+        source.load_state_dict(data)
         log.info("resumed %s at step %d", found, start)
     elif init is not None:
         log.info("started from %s: %s", init, ", ".join(checkpoint.load_light(init, task)))
@@ -138,13 +143,14 @@ def fit(
             if run.compile_mode == "reduce-overhead":
                 # what the last step's graphs gave is not needed any more
                 torch.compiler.cudagraph_mark_step_begin()
-            hr, lr = source.get(task.fresh_samples(run.batch))
-            for key, value in task.step(Batch(hr, lr)).items():
-                # cloned: with CUDA graphs the next step writes into the same memory
-                sums[key] = sums[key] + value if key in sums else value.detach().float().clone()
+            for _ in range(run.accumulate):
+                fresh = Batch(*source.get(task.fresh_samples(run.batch)))
+                for key, value in task.step(fresh).items():
+                    # cloned: with CUDA graphs the next step writes into the same memory
+                    sums[key] = sums[key] + value if key in sums else value.detach().float().clone()
             step += 1
             if step % run.log_every == 0 or step == run.steps or step - start == 1:
-                count = step - logged_step
+                count = (step - logged_step) * run.accumulate
                 figures = {k: float(v) / count for k, v in sums.items()}  # synchronises
                 sums = {}
                 _check_finite(figures, step, checkpoints)
@@ -174,6 +180,20 @@ def fit(
     if not stop.wanted:
         figures.update(_validate(task, pairs, output, step, is_main, tracker))
     return figures
+
+
+def _apart(state: dict[str, Any], own: dict[str, Any], step: int) -> dict[str, Any]:
+    """The main process's `state` of a source, made that of another one.
+
+    Checkpoints hold the main process's random numbers alone. Were they everybody's, all would
+    train on the same pairs and noise from the resume on; so the others keep their own seeds and
+    go on at the same count. A run of several processes is therefore not repeated bit by bit.
+    """
+    apart = {**state, "seed": own["seed"]}
+    if "choices" in state:
+        seed = derive_seed(own["seed"], "resumed", step)
+        apart["choices"] = torch.Generator().manual_seed(seed).get_state()
+    return apart
 
 
 def _check_finite(figures: dict[str, float], step: int, checkpoints: Path) -> None:

@@ -30,7 +30,11 @@ class Trained:
         precision: str,
         ema: float,
         device: torch.device,
+        passes: int = 1,
     ) -> None:
+        self.passes, self._pending = passes, 0
+        self._norm = torch.zeros((), device=device)
+        self.is_loaded = False
         self.net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         names_and_params = [(n, p) for n, p in self.net.named_parameters() if p.requires_grad]
         self.names = [n for n, _ in names_and_params]
@@ -62,9 +66,22 @@ class Trained:
     def step(self) -> Tensor:
         """One update from the working weights' gradients; gives the gradient norm before clipping.
 
-        With several processes the gradients are averaged in one flat all-reduce.
+        With `passes` above 1 every so many-th call updates, with the mean of the gradients, and
+        the calls between give the norm of the last update. They are added up in float32, for the
+        working weights' own type may lose small ones. With several processes the gradients are
+        averaged in one flat all-reduce, once an update.
         """
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.working]
+        if self.passes > 1:
+            sums = [m.grad for m in self.masters if m.grad is not None]
+            if self._pending == 0:
+                torch._foreach_zero_(sums)
+            torch._foreach_add_(sums, grads, alpha=1 / self.passes)
+            self.net.zero_grad(set_to_none=True)
+            self._pending = (self._pending + 1) % self.passes
+            if self._pending:
+                return self._norm
+            grads = sums
         if process_count() > 1:
             flat = torch.cat([g.reshape(-1) for g in grads])
             dist.all_reduce(flat)
@@ -82,6 +99,7 @@ class Trained:
         # a short memory at first, so that the average forgets the initialisation
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self.average, self.masters, 1 - decay)
+        self._norm = norm
         return norm
 
     def state(self, which: str = "average") -> dict[str, Tensor]:
@@ -99,6 +117,7 @@ class Trained:
             self.masters[i].copy_(masters[name])
             self.average[i].copy_((average or masters)[name])
         torch._foreach_copy_(self.working, self.masters)
+        self.is_loaded = True
 
     def full_state(self) -> dict[str, Any]:
         """Everything a full resume needs."""
@@ -119,6 +138,11 @@ class Trained:
 def process_count() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process_rank() -> int:
+    """The number of this process among those that train together."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def agree(value: float, device: torch.device) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import logging
 import os
 from pathlib import Path
@@ -11,13 +10,12 @@ from typing import Any
 
 import torch
 
-from addsr.data.pool import PairPool
-from addsr.data.shards import load_pictures
-from addsr.errors import ConfigError, DependencyError, InputError, OutputError
+from addsr.errors import DependencyError, OutputError
 
-from .config import DataConfig, Recipe, load_recipe
-from .loop import fit
-from .task import Task
+from .config import Recipe, load_recipe
+from .loop import Source, fit
+from .sources import make_pool
+from .task import Batch, Task
 from .validate import load_pairs
 
 log = logging.getLogger(__name__)
@@ -32,7 +30,7 @@ def train(
     output: Path | None = None,
     overrides: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, float]:
-    """Runs `task` (teacher, student or features) by the recipe `config`; gives the last figures.
+    """Runs `task` (a name in `config.TASKS`) by the recipe `config`; gives the last figures.
 
     Args:
         init: light weights to start from: a file, or a folder with one file per network.
@@ -67,7 +65,6 @@ def train_recipe(
         raise OutputError(
             f"run.output = {run.output!r} cannot be made ({error.strerror}); give another folder"
         ) from error
-    pairs = load_pairs(recipe.data.val, run.validate_limit) if recipe.data.val else []
     log_with = "tensorboard" if run.tensorboard and _has_tensorboard() else None
     # accelerate joins a launcher's processes on CPUs only when told that they are meant
     on_cpus = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
@@ -84,7 +81,7 @@ def train_recipe(
     torch.manual_seed(run.seed + accelerator.process_index)
     if log_with:
         accelerator.init_trackers("log")
-    source = make_pool(recipe.data, run.seed + 1000 * accelerator.process_index, device)
+    source, pairs = make_source(recipe, run.seed + 1000 * accelerator.process_index, device)
     task = make_task(recipe, device, accelerator.process_index)
     is_main = accelerator.is_main_process
     try:
@@ -115,6 +112,10 @@ def make_task(recipe: Recipe, device: torch.device, rank: int = 0) -> Task:
         from .teacher import TeacherTask as chosen
     elif recipe.task_name == "student":
         from .student import StudentTask as chosen
+    elif recipe.task_name == "stablesr":
+        from .stablesr import StableSRTask as chosen
+    elif recipe.task_name == "cfw":
+        from .cfw import CfwTask as chosen
     else:
         from .features import FeaturesTask as chosen
     task = chosen(recipe, device)
@@ -122,33 +123,20 @@ def make_task(recipe: Recipe, device: torch.device, rank: int = 0) -> Task:
     return task
 
 
-def make_pool(data: DataConfig, seed: int, device: torch.device) -> PairPool:
-    """The pool of degraded pairs for `data`, filled.
+def make_source(recipe: Recipe, seed: int, device: torch.device) -> tuple[Source, list[Batch]]:
+    """Where batches come from, and the validation pairs.
 
     Raises:
-        ConfigError: a pattern of data.train that matches nothing.
+        ConfigError: the recipe's data cannot be used.
     """
-    paths: list[Path] = []
-    for pattern in data.train:
-        found = sorted(glob.glob(pattern)) if any(c in pattern for c in "*?[") else [pattern]
-        if not found:
-            raise ConfigError(
-                f"data.train = {pattern!r} matches nothing; give folders or tar shards"
-            )
-        paths += [Path(p) for p in found]
-    try:
-        pictures = load_pictures(paths)
-    except InputError as error:
-        raise ConfigError(f"data.train: {error}") from error
-    return PairPool(
-        pictures,
-        crop_px=data.crop_px,
-        size=data.pool,
-        reuse=data.reuse,
-        preset=data.mixture,
-        seed=seed,
-        device=device,
-    )
+    if recipe.task_name == "cfw":
+        from .samples import SampleSource
+
+        samples = SampleSource.of(recipe, seed, device)
+        return samples, samples.held_out(recipe.run.validate_limit)
+    data = recipe.data
+    pairs = load_pairs(data.val, recipe.run.validate_limit) if data.val else []
+    return make_pool(data, seed, device), pairs
 
 
 def make_progress(is_main: bool, recipe: Recipe) -> Any:

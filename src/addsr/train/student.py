@@ -73,7 +73,6 @@ class StudentTask(Task):
         self.adversary = Adversary(self, c, discriminator_optim, self.teacher.config.widths)
         self.levels = torch.tensor(LEVELS[4], device=device)
         self.chain: list[_Chain] = []
-        self.updates = 0
         self.uses_features = c.perceptual_weight > 0 or c.head_share > 0
         if recipe.run.compile:
             # two gradients are taken through the same feature maps, one after the other
@@ -133,7 +132,7 @@ class StudentTask(Task):
         (gradient,) = torch.autograd.grad(rec, leaf, retain_graph=self.uses_features)
         gradient_adv, figures_g = self.adversary.oppose(leaf, enlarged, maps_x)
 
-        warm = min(1.0, self.updates / max(1, c.adversarial_warmup))
+        warm = min(1.0, self.trained_net.updates / max(1, c.adversarial_warmup))
         ratio = gradient.norm() / (gradient_adv.norm() + 1e-12)
         weight = warm * (c.adversarial_share * ratio).clamp(max=c.adversarial_cap)
         # what the knob means: at fidelity 1 only reconstruction counts, at 0 realism counts double
@@ -142,7 +141,6 @@ class StudentTask(Task):
         norm = self.trained_net.step()
 
         self._advance(hr, lr, noise, leaf.detach())
-        self.updates += 1
         return {
             "loss": rec.detach(),
             **figures,
@@ -274,12 +272,10 @@ class StudentTask(Task):
         return {
             **super().extra_state(),
             "chain": chain,
-            "updates": self.updates,
             "adversary_updates": self.adversary.updates,
         }
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         super().load_extra_state(state)
         self.chain = [_Chain(**c) for c in state["chain"]]
-        self.updates = state["updates"]
         self.adversary.updates = state["adversary_updates"]

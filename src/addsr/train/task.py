@@ -20,12 +20,16 @@ class Batch:
 
     hr: Tensor
     lr: Tensor
+    latent: Tensor | None = None
+    """What a diffusion model sampled for `lr`, scaled, `(B, 4, H/8, W/8)`; few tasks need it."""
 
 
 class Task(ABC):
     """A set of trained networks and one training step; the loop knows nothing else of it."""
 
     name: str
+    licence: str = "Apache-2.0"
+    """Of the weights that come of it, for their files."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe = recipe
@@ -36,7 +40,14 @@ class Task(ABC):
     def track(self, name: str, net: nn.Module, optim: OptimConfig) -> Trained:
         """Registers a network to be trained, checkpointed and averaged under `name`."""
         run = self.recipe.run
-        trained = Trained(net, optim, precision=run.precision, ema=run.ema, device=self.device)
+        trained = Trained(
+            net,
+            optim,
+            precision=run.precision,
+            ema=run.ema,
+            device=self.device,
+            passes=run.accumulate,
+        )
         self.trained[name] = trained
         return trained
 
@@ -54,12 +65,15 @@ class Task(ABC):
             trained.set_rate(factor)
 
     def fresh_samples(self, batch: int) -> int:
-        """How many new pairs a step of `batch` samples takes from the source."""
+        """How many new pairs a pass of `batch` samples takes from the source."""
         return batch
 
     @abstractmethod
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One optimiser step; gives figures to log, as scalars on the device."""
+        """One pass forward and back; gives figures to log, as scalars on the device.
+
+        The networks are updated after `run.accumulate` passes, which `Trained` counts.
+        """
 
     @abstractmethod
     def validate(self, pairs: list[Batch]) -> tuple[dict[str, float], Tensor | None]:

@@ -1,0 +1,150 @@
+"""The frozen Stable Diffusion that adapters are trained on, read from a local folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from addsr.diffusion.ddpm import Prediction
+from addsr.errors import ConfigError, ModelError
+from addsr.models.files import load_weights, save_weights
+from addsr.nets.stablesr import UnetConfig, VaeConfig, build_unet, build_vae
+from addsr.nets.stablesr.backbones import backbone_class
+from addsr.pipelines.importing import embed_empty_prompt
+
+_KINDS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+_PROMPT = "empty_prompt/diffusion_pytorch_model.safetensors"
+_PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen U-Net and VAE in evaluation mode, and the embedding of the empty prompt."""
+
+    unet: nn.Module
+    vae: nn.Module
+    prompt_embeds: Tensor
+    """`(1, tokens, width)`, float32, on the CPU."""
+
+
+def load_base(
+    folder: str, prediction: Prediction, dtype: torch.dtype, device: torch.device
+) -> Base:
+    """The networks in `folder`: a Stable Diffusion in diffusers' layout, or a StableSR pipeline.
+
+    The empty prompt is embedded once: a pipeline's folder holds it; elsewhere the text encoder is
+    read for it, and let go.
+
+    Raises:
+        ConfigError: no folder, or it says that it predicts something else than `prediction`.
+        ModelError: a part is missing or damaged.
+    """
+    if not folder or not Path(folder).is_dir():
+        raise ConfigError(
+            f"task.base = {folder!r} is no folder; give a Stable Diffusion 2.1-base in diffusers' "
+            "layout, or a folder written by StableSRPipeline.save_pretrained"
+        )
+    told = stated_prediction(Path(folder))
+    if told not in (None, prediction):
+        raise ConfigError(
+            f"task.prediction = {prediction!r} does not fit {folder}, which predicts {told}; give "
+            f"{told!r}, or another task.base"
+        )
+    unet = load_part(Path(folder), "unet", dtype, device)
+    vae = load_part(Path(folder), "vae", dtype, device)
+    return Base(unet, vae, load_prompt(Path(folder)))
+
+
+def load_part(folder: Path, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The U-Net (`part` "unet") or VAE ("vae") in `folder`, frozen.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    kind = backbone_class(_KINDS[part])
+    names = (
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.safetensors.index.json",
+    )
+    has_plain = any((folder / part / name).is_file() for name in names)
+    has_half = (folder / part / "diffusion_pytorch_model.fp16.safetensors").is_file()
+    try:
+        net: Any = kind.from_pretrained(
+            folder,
+            subfolder=part,
+            torch_dtype=dtype,
+            variant="fp16" if has_half and not has_plain else None,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    except Exception as error:  # what is wrong with a folder comes in many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{folder / part}: cannot be loaded ({reason}); give a folder in diffusers' layout "
+            "with safetensors"
+        ) from error
+    net = net.to(device).to(memory_format=torch.channels_last)
+    return cast("nn.Module", net.eval().requires_grad_(False))
+
+
+def load_prompt(folder: Path) -> Tensor:
+    """The embedding of the empty prompt `(1, tokens, width)`, float32, stored or made.
+
+    Raises:
+        ModelError: `folder` has neither it nor a text encoder and tokenizer.
+    """
+    if (folder / _PROMPT).is_file():
+        state, _ = load_weights(folder / _PROMPT)
+        if "prompt_embeds" not in state:
+            raise ModelError(f"{folder / _PROMPT}: holds no prompt_embeds; give another task.base")
+        return state["prompt_embeds"].float()
+    return embed_empty_prompt(folder, local_files_only=True)
+
+
+def stated_prediction(folder: Path) -> Prediction | None:
+    """What `folder` says of its U-Net; None where it says nothing."""
+    for name, field in (
+        ("model_index.json", "prediction"),
+        ("scheduler/scheduler_config.json", "prediction_type"),
+    ):
+        try:
+            facts = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        told = facts.get(field) if isinstance(facts, dict) else None
+        if told in ("eps", "v"):
+            return told
+        if told in _PREDICTIONS:
+            return _PREDICTIONS[told]
+    return None
+
+
+def write_tiny_base(folder: Path, seed: int = 0) -> None:
+    """Writes a base of tiny random networks, for smoke runs; its VAE reduces sides to a quarter.
+
+    Also `python -m addsr.train.base FOLDER`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet: Any = build_unet(
+            UnetConfig(
+                widths=(32, 64), blocks=1, attention=(True, False), head_channels=16, context=24
+            )
+        )
+        vae: Any = build_vae(VaeConfig(widths=(32, 32, 32), blocks=1))
+        prompt = torch.randn(1, 5, 24)
+    unet.save_pretrained(folder / "unet")
+    vae.save_pretrained(folder / "vae")
+    (folder / _PROMPT).parent.mkdir(exist_ok=True)
+    save_weights(folder / _PROMPT, {"prompt_embeds": prompt}, {"kind": "empty_prompt"})
+
+
+if __name__ == "__main__":
+    import sys
+
+    write_tiny_base(Path(sys.argv[1]))

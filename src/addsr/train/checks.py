@@ -1,0 +1,32 @@
+"""How a recipe's field is refused: by its name, its value and what is allowed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from addsr.errors import ConfigError
+
+
+def require(ok: bool, name: str, value: object, allowed: str) -> None:
+    """Raises a ConfigError that names the field unless `ok`."""
+    if not ok:
+        raise ConfigError(f"{name} = {value!r} is not allowed; give {allowed}")
+
+
+def require_shares(config: Any, *names: str) -> None:
+    """Each of these fields of [task] is a number from 0 to 1."""
+    for name in names:
+        require(0 <= getattr(config, name) <= 1, f"task.{name}", getattr(config, name), "0 to 1")
+
+
+def require_least(config: Any, least: float, *names: str) -> None:
+    """Each of these fields of [task] is a number from `least`."""
+    for name in names:
+        value = getattr(config, name)
+        require(value >= least, f"task.{name}", value, f"a number from {least:g}")
+
+
+def require_one_of(config: Any, name: str, *allowed: str) -> None:
+    """The field of [task] is one of these texts."""
+    value = getattr(config, name)
+    require(value in allowed, f"task.{name}", value, " or ".join(allowed))
