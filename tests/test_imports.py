@@ -34,7 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "upscaler": {"plan", "image", "engines", "models", "restorers", "settings", *PURE},
     "doctor": {"engines", "models", "settings", *PURE},
     "models_commands": {"pipelines", "models", "terminal", *PURE},
-    "train": {"data", "metrics", "models", *NETWORKS},
+    "train": {"data", "metrics", "models", "pipelines", *NETWORKS},
     "inspection": {
         "pipelines", "plan", "image", "engines", "models", "settings", "terminal", *NETWORKS,
     },

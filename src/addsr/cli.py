@@ -208,7 +208,7 @@ def degrade(
 
 @app.command
 def train(
-    task: Literal["features", "teacher", "student"],
+    task: Literal["features", "teacher", "student", "stablesr", "cfw"],
     *,
     config: Path,
     init: Path | None = None,
@@ -224,7 +224,8 @@ def train(
     Parameters
     ----------
     task
-        What to train.
+        What to train: parts of the compact model (features, teacher, student), or adapters of
+        Stable Diffusion (stablesr, then cfw).
     config
         Recipe, a TOML file such as recipes/teacher.toml.
     init

@@ -60,6 +60,21 @@ def load_base(
     return Base(unet, vae, load_prompt(Path(folder)))
 
 
+def load_model_vae(folder: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The frozen VAE of the pipeline in `folder`.
+
+    Raises:
+        ConfigError: there is no such folder.
+        ModelError: the VAE is missing or damaged.
+    """
+    if not folder or not Path(folder).is_dir():
+        raise ConfigError(
+            f"task.model = {folder!r} is no folder; give one written by "
+            "StableSRPipeline.save_pretrained"
+        )
+    return load_part(Path(folder), "vae", dtype, device)
+
+
 def load_part(folder: Path, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The U-Net (`part` "unet") or VAE ("vae") in `folder`, frozen.
 

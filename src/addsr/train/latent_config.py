@@ -49,8 +49,10 @@ class CfwTaskConfig:
     """Folder of the sampled latents and their pictures."""
     sample_count: int = 100_000
     sample_steps: int = 200
+    sample_batch: int = 16
+    """Latents that are sampled together."""
     shard: int = 64
-    """Samples in a file; they are also what is sampled together."""
+    """Samples in a file."""
     held_out: int = 8
     """Samples at the start of the first file that validate and are never trained on."""
     perceptual_weight: float = 1.0
@@ -74,7 +76,8 @@ class CfwTaskConfig:
 
     def __post_init__(self) -> None:
         require_one_of(self, "adversarial", "fixed", "adaptive")
-        require_least(self, 1, "sample_count", "sample_steps", "shard", "held_out")
+        require_least(self, 1, "sample_count", "sample_steps", "sample_batch")
+        require_least(self, 1, "shard", "held_out")
         require_least(self, 1, "discriminator_width", "discriminator_layers")
         require_least(self, 0, "perceptual_weight", "adversarial_weight", "adversarial_start")
         require_shares(self, "teacher_t")

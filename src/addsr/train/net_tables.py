@@ -11,15 +11,13 @@ from addsr.nets import tuples
 T = TypeVar("T")
 
 
-def parsed(shape: type[T], table: dict[str, Any], *others: str, fixed: tuple[str, ...] = ()) -> T:
+def parsed(shape: type[T], table: dict[str, Any], *others: str) -> T:
     """`table` as a `shape`, a dataclass; `others` are fields of [net] that belong elsewhere.
-
-    Fields in `fixed` are not the recipe's to choose.
 
     Raises:
         ConfigError: an unknown field, or a value that no network can be built of.
     """
-    fields = [f.name for f in dataclasses.fields(cast("Any", shape)) if f.name not in fixed]
+    fields = [f.name for f in dataclasses.fields(cast("Any", shape))]
     unknown = sorted(set(table) - set(fields))
     if unknown:
         known = ", ".join([*fields, *others])

@@ -55,7 +55,8 @@ def evaluate_sampler(
 ) -> tuple[dict[str, float], Tensor | None]:
     """Mean PSNR-Y and SSIM-Y (crop 4), LR-PSNR and gradient share per sampler, and a picture grid.
 
-    Noise is the same for every sampler and every call, so that changes are the network's.
+    Noise is the same for every sampler and every call, so that changes are the network's. Where a
+    pair has a sampled latent, samplers get that in place of noise.
     """
     from addsr.metrics.pixel import psnr_y, ssim_y
 
@@ -67,6 +68,8 @@ def evaluate_sampler(
     for index, pair in enumerate(pairs):
         hr, lr = pair.hr.to(device), pair.lr.to(device)
         noise = torch.randn(hr.shape, generator=torch.Generator().manual_seed(index)).to(device)
+        if pair.latent is not None:
+            noise = pair.latent.to(device)
         tiles = [F.interpolate(lr, scale_factor=4, mode="bicubic").clamp(0, 1)]
         for name, sampler in samplers.items():
             with torch.autocast(

@@ -7,7 +7,8 @@ published name of the block there is no scale and shift in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -159,13 +160,26 @@ class WrappedVae:
         Raises:
             InputError: taps that do not fit the latent.
         """
+        with self.blending(taps, w):
+            return cast("Tensor", self.vae.decode(latent).sample)
+
+    @contextmanager
+    def blending(self, taps: Sequence[Tensor], w: float) -> Generator[None]:
+        """Blends `taps` into whatever the decoder does inside this context.
+
+        `decode` does so by itself; a backward pass that runs checkpointed blocks once more has to
+        lie inside such a context too.
+
+        Raises:
+            InputError: not one tap for each fused grid.
+        """
         if w and len(taps) != len(self.wrapping.fusions):
             raise InputError(f"taps: {len(taps)} given for {len(self.wrapping.fusions)} grids")
-        self._blend = (taps, w) if w else None
+        before, self._blend = self._blend, (taps, w) if w else None
         try:
-            return cast("Tensor", self.vae.decode(latent).sample)
+            yield
         finally:
-            self._blend = None
+            self._blend = before
 
     def detach(self) -> None:
         """Removes what was attached to the VAE."""
