@@ -12,7 +12,7 @@ from addsr.train.config import StudentConfig, load_recipe, parse_override
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-@pytest.mark.parametrize("name", ["teacher", "student", "features"])
+@pytest.mark.parametrize("name", ["teacher", "student", "features", "stablesr", "cfw"])
 @pytest.mark.parametrize("suffix", ["", "-smoke"])
 def test_every_recipe_in_the_repository_parses(name: str, suffix: str) -> None:
     recipe = load_recipe(name, RECIPES / f"{name}{suffix}.toml")
@@ -82,3 +82,39 @@ def test_student_shares_must_feed_each_other() -> None:
         StudentConfig(shares=(0.2, 0.4, 0.2, 0.2))
     with pytest.raises(ConfigError, match="sum 1"):
         StudentConfig(shares=(0.5, 0.2, 0.2, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "message"),
+    [
+        ("stablesr", "[run]\nbatch = 0", r"run\.batch = 0 .*from 1"),
+        ("stablesr", "[run]\naccumulate = 0", r"run\.accumulate = 0 .*from 1"),
+        ("stablesr", "[task]\nprediction = 'x0'", r"task\.prediction = 'x0' .*eps or v"),
+        ("stablesr", "[task]\nclean_share = 2.0", r"task\.clean_share = 2\.0 .*0 to 1"),
+        ("stablesr", "[task]\nlr_dropout = -0.1", r"task\.lr_dropout = -0\.1"),
+        ("stablesr", "[task]\nsft_init = 'zero'", r"task\.sft_init = 'zero' .*identity"),
+        ("stablesr", "[task]\nlatent_reuse = 0", r"task\.latent_reuse = 0 .*from 1"),
+        ("stablesr", "[task]\nlpips = 'x'", r"task\.lpips is unknown; \[task\] has base"),
+        ("stablesr", "[data]\ntrain = ['x']\nsharpen = -1.0", r"data\.sharpen = -1\.0"),
+        ("stablesr", "[data]\ntrain = ['x']\ntextured = 3.0", r"data\.textured = 3\.0"),
+        ("stablesr", "[data]\ntrain = ['x']\nturned = 1", r"data\.turned = 1 .*true or false"),
+        ("cfw", "[task]\nadversarial = 'off'", r"task\.adversarial = 'off' .*adaptive"),
+        ("cfw", "[task]\nheld_out = 0", r"task\.held_out = 0 .*from 1"),
+        ("cfw", "[task]\nadversarial_weight = -1.0", r"task\.adversarial_weight = -1\.0"),
+    ],
+)
+def test_wrong_fields_of_latent_trainings_are_named_too(
+    tmp_path: Path, task: str, text: str, message: str
+) -> None:
+    path = tmp_path / "r.toml"
+    if "[data]" not in text:
+        text += "\n[data]\ntrain = ['x']\n"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(task, path)
+
+
+def test_a_gradient_that_is_never_clipped_is_written_inf(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text("[data]\ntrain = ['x']\n[optim]\nclip = inf\n")
+    assert load_recipe("stablesr", path).optim.clip == float("inf")

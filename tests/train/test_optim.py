@@ -63,6 +63,44 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_told() -> None
     assert all(p.grad is None for p in trained.working)
 
 
+def test_gradients_of_several_passes_are_averaged_for_one_update() -> None:
+    def trained(passes: int) -> Trained:
+        torch.manual_seed(0)
+        net = nn.Conv2d(3, 2, 3)
+        optim = OptimConfig(learning_rate=0.1, clip=float("inf"))
+        device = torch.device("cpu")
+        return Trained(net, optim, precision="fp32", ema=0.9, device=device, passes=passes)
+
+    x = torch.rand(4, 3, 8, 8)
+    whole, parts = trained(1), trained(4)
+    for _ in range(2):
+        whole.net(x).square().mean().backward()
+        norm = whole.step()
+        for k in range(4):
+            before = [m.clone() for m in parts.masters]
+            parts.net(x[k : k + 1]).square().mean().backward()
+            found = parts.step()
+            assert all(p.grad is None for p in parts.working)
+            moved = any(not torch.equal(a, b) for a, b in zip(before, parts.masters, strict=True))
+            assert moved == (k == 3)
+        torch.testing.assert_close(found, norm)
+    assert parts.updates == whole.updates == 2
+    for a, b in zip(whole.masters, parts.masters, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_passes_are_added_up_in_float32() -> None:
+    net = nn.Linear(1, 1, bias=False)
+    optim = OptimConfig(clip=float("inf"))
+    trained = Trained(
+        net, optim, precision="bf16", ema=0.9, device=torch.device("cpu"), passes=1024
+    )
+    for k in range(1024):  # in bf16 a sum of 256 ones stays 256
+        trained.working[0].grad = torch.ones_like(trained.working[0])
+        norm = trained.step()
+        assert float(norm) == (1.0 if k == 1023 else 0.0)
+
+
 def test_the_average_follows_the_masters() -> None:
     trained = make("fp32")
     start = trained.average[0].clone()

@@ -1,0 +1,84 @@
+"""Where training pictures come from: the published degradation, sharpening, turns, resumes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from addsr.errors import ConfigError
+from addsr.train.config import DataConfig
+from addsr.train.loop import _apart
+from addsr.train.sources import make_pool, sharpened, stablesr_degradation
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A picture that is brighter to the right and below, with an edge."""
+    y, x = np.mgrid[0:64, 0:64]
+    picture = np.stack([x * 2, y * 2, np.where(x > 31, 200, 50)], axis=-1).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    return tmp_path
+
+
+def data(folder: Path, **fields: object) -> DataConfig:
+    config = DataConfig(
+        train=(str(folder),), crop_px=64, pool=8, reuse=1.0, mixture="stablesr", rescaled=0.0
+    )
+    return dataclasses.replace(config, **fields)  # type: ignore[arg-type]
+
+
+def test_the_published_degradation_has_no_departures() -> None:
+    spec = stablesr_degradation()
+    assert (spec.second_order, spec.final_sinc, spec.final_antialias) == (1.0, 0.8, 0.0)
+    assert spec.resize1.antialias == spec.resize2.antialias == 0.0
+    assert (spec.blur1.sigma, spec.blur2.sigma, spec.blur2.probability) == (
+        (0.2, 1.5), (0.2, 1.0), 0.5,
+    )  # fmt: skip
+    assert (spec.resize1.factor, spec.resize2.factor) == ((0.3, 1.5), (0.6, 1.2))
+    assert (spec.noise1.sigma, spec.noise2.sigma) == ((1.0, 15.0), (1.0, 12.0))
+    assert (spec.noise1.poisson, spec.noise2.poisson) == ((0.05, 2.0), (0.05, 1.0))
+    assert (spec.jpeg1.quality, spec.jpeg2.quality) == ((60.0, 95.0), (60.0, 100.0))
+
+
+def test_crops_that_are_not_turned_are_mirrored_left_to_right_only(folder: Path) -> None:
+    def ways(turned: bool) -> set[tuple[bool, bool]]:
+        hr, _ = make_pool(data(folder, turned=turned), 0, CPU).get(8)
+        right = (hr[:, 0, :, -1] > hr[:, 0, :, 0]).all(dim=1).tolist()
+        below = (hr[:, 1, -1] > hr[:, 1, 0]).all(dim=1).tolist()
+        return set(zip(right, below, strict=True))
+
+    assert ways(False) == {(True, True), (False, True)}
+    assert len(ways(True)) > 2
+
+
+def test_sharpening_comes_before_degradation_and_keeps_flat_parts(folder: Path) -> None:
+    plain, _ = make_pool(data(folder), 0, CPU).make_chunk(0)
+    sharp, _ = make_pool(data(folder, sharpen=0.5), 0, CPU).make_chunk(0)
+    slope = [int(x[:, 2].int().diff(dim=-1).abs().max()) for x in (plain, sharp)]
+    assert slope[1] > slope[0] + 20
+    flat = torch.full((1, 3, 64, 64), 90, dtype=torch.uint8)
+    assert torch.equal(sharpened(flat, 0.5, CPU), flat)
+
+
+def test_pictures_that_are_not_there_are_named(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.train = '.*\*\.tar' matches nothing"):
+        make_pool(data(folder, train=(str(folder / "*.tar"),)), 0, CPU)
+    with pytest.raises(ConfigError, match=r"data\.train: .*none"):
+        make_pool(data(folder, train=(str(folder / "none"),)), 0, CPU)
+
+
+def test_a_resumed_process_keeps_a_seed_of_its_own(folder: Path) -> None:
+    main, other = (make_pool(data(folder), seed, CPU) for seed in (0, 1000))
+    main.get(8)
+    state = _apart(main.state_dict(), other.state_dict(), step=5)
+    assert (state["seed"], state["served"]) == (1000, 8)
+    assert not torch.equal(state["choices"], main.state_dict()["choices"])
+    other.load_state_dict(state)
+    assert not torch.equal(other.get(8)[1], main.get(8)[1])
