@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from addsr.diffusion.ddpm import Schedule
@@ -362,6 +364,8 @@ def test_both_stages_lead_from_pictures_to_a_model_that_upscales(
     ("name", "tables", "message"),
     [
         ("stablesr", {"task": {"base": ""}}, r"task\.base = '' is no folder"),
+        ("stablesr", {"run": {"compile": True}}, r"run\.compile = True .*give false"),
+        ("cfw", {"run": {"compile": True}}, r"run\.compile = True .*give false"),
         ("stablesr", {"data": {"crop_px": 64}, "net": {"widths": [32]}}, r"net\.attention"),
         (
             "stablesr",
@@ -396,3 +400,43 @@ def test_a_base_that_predicts_something_else_or_lacks_a_part_is_refused(
         stablesr(latent_recipe("stablesr", task={"base": str(tmp_path)}))
     with pytest.raises(ModelError, match=r"unet: cannot be loaded"):
         stablesr(latent_recipe("stablesr", task={"base": str(tmp_path), "prediction": "v"}))
+
+
+def test_a_base_in_half_precision_alone_is_read(
+    latent_recipe: Make, tiny_base: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "half"
+    shutil.copytree(tiny_base, base)
+    for part in ("unet", "vae"):
+        file = base / part / "diffusion_pytorch_model.safetensors"
+        state = {k: v.half() for k, v in load_file(file).items()}
+        save_file(state, base / part / "diffusion_pytorch_model.fp16.safetensors")
+        file.unlink()
+    task = stablesr(latent_recipe("stablesr", task={"base": str(base)}))
+    assert next(task.unet.parameters()).dtype == torch.float32
+    assert torch.equal(
+        task.unet.conv_in.weight, state_of(tiny_base)["conv_in.weight"].half().float()
+    )
+
+
+def state_of(base: Path) -> dict[str, Tensor]:
+    return load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def test_bf16_keeps_masters_that_move_by_less_than_its_steps(latent_recipe: Make) -> None:
+    recipe = latent_recipe(
+        "stablesr",
+        run={"precision": "bf16", "accumulate": 1},
+        optim={"learning_rate": 1e-7, "weight_decay": 0.0},
+    )
+    task = stablesr(recipe)
+    trained = task.trained["sft"]
+    before = [w.clone() for w in trained.working]
+    masters = [m.clone() for m in trained.masters]
+    figures = task.step(Batch(*Pictures().get(2)))
+    assert torch.isfinite(figures["loss"]) and trained.working[0].dtype == torch.bfloat16
+    moved, rounded = (
+        sum(int((a != b).sum()) for a, b in zip(old, new, strict=True))
+        for old, new in ((masters, trained.masters), (before, trained.working))
+    )
+    assert moved > 50 * rounded

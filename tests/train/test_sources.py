@@ -13,7 +13,7 @@ from PIL import Image
 from addsr.errors import ConfigError
 from addsr.train.config import DataConfig
 from addsr.train.loop import _apart
-from addsr.train.sources import make_pool, sharpened, stablesr_degradation
+from addsr.train.sources import RotatingPool, make_pool, sharpened, stablesr_degradation
 
 CPU = torch.device("cpu")
 
@@ -82,3 +82,25 @@ def test_a_resumed_process_keeps_a_seed_of_its_own(folder: Path) -> None:
     assert not torch.equal(state["choices"], main.state_dict()["choices"])
     other.load_state_dict(state)
     assert not torch.equal(other.get(8)[1], main.get(8)[1])
+
+
+def test_shards_take_turns_and_a_resume_holds_the_same(folder: Path) -> None:
+    for k, level in enumerate((40, 120, 220)):  # told by their brightness
+        (folder / str(k)).mkdir()
+        flat = np.full((64, 64, 3), level, dtype=np.uint8)
+        Image.fromarray(flat).save(folder / str(k) / "a.png")
+    shards = tuple(str(folder / str(k)) for k in range(3))
+    config = data(folder, train=shards, held=1, held_pairs=4, pool=4)
+    source = RotatingPool(config, 5, CPU)
+    seen = [round(float(source.get(4)[0].mean()) * 255) for _ in range(6)]
+    assert sorted(seen[:3]) == sorted(seen[3:]) == [40, 120, 220] and seen[:3] != seen[3:]
+    source = RotatingPool(config, 3, CPU)
+    source.get(4)
+    source.get(2)
+    state, wanted = source.state_dict(), [source.get(2) for _ in range(3)]
+    other = RotatingPool(config, 99, CPU)
+    other.load_state_dict(state)
+    for pair in wanted:
+        assert all(torch.equal(a, b) for a, b in zip(pair, other.get(2), strict=True))
+    with pytest.raises(ConfigError, match=r"data\.train: .*none"):
+        RotatingPool(data(folder, train=("none",), held=1), 0, CPU)

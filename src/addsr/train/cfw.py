@@ -18,6 +18,7 @@ from addsr.nets.stablesr import CfwConfig, FeatureWrapping, WrappedVae
 from addsr.nets.stablesr.backbones import rebuild
 
 from .base import load_model_vae
+from .checks import refuse_compile
 from .config import Recipe
 from .flops import counted
 from .latent_config import CfwTaskConfig
@@ -40,6 +41,7 @@ class CfwTask(Task):
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         super().__init__(recipe, device)
+        refuse_compile(recipe.run.compile, self.name)
         c = self.config = recipe.task
         assert isinstance(c, CfwTaskConfig)
         self.dtype = torch.bfloat16 if recipe.run.precision == "bf16" else torch.float32

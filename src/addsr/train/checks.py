@@ -30,3 +30,13 @@ def require_one_of(config: Any, name: str, *allowed: str) -> None:
     """The field of [task] is one of these texts."""
     value = getattr(config, name)
     require(value in allowed, f"task.{name}", value, " or ".join(allowed))
+
+
+def refuse_compile(is_compiled: bool, task: str) -> None:
+    """Raises a ConfigError where a recipe asks for what the task cannot do."""
+    require(
+        not is_compiled,
+        "run.compile",
+        is_compiled,
+        f"false: {task} trains layers that are hooked into frozen networks, which is not compiled",
+    )

@@ -78,6 +78,10 @@ class DataConfig:
 
     train: tuple[str, ...] = ()
     """Folders, tar shards or glob patterns."""
+    held: int = 0
+    """How many of these are kept in the device's memory at a time; 0: all of them."""
+    held_pairs: int = 50_000
+    """Pairs that each process takes from what is held before the next ones are read."""
     val: str = ""
     """Folder with `hr/` and `lr/`; empty means no validation."""
     crop_px: int = 256
@@ -101,6 +105,8 @@ class DataConfig:
         _require(ok, "data.crop_px", self.crop_px, "a multiple of 64 from 64")
         _require(self.pool >= 2, "data.pool", self.pool, "a number from 2")
         _require(self.reuse >= 1, "data.reuse", self.reuse, "a number from 1")
+        _require(self.held >= 0, "data.held", self.held, "0 (all) or more")
+        _require(self.held_pairs >= 1, "data.held_pairs", self.held_pairs, "a number from 1")
         _require(self.sharpen >= 0, "data.sharpen", self.sharpen, "0 or more")
         for name in ("rescaled", "textured"):
             _require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "0 to 1")

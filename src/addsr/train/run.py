@@ -14,7 +14,7 @@ from addsr.errors import DependencyError, OutputError
 
 from .config import Recipe, load_recipe
 from .loop import Source, fit
-from .sources import make_pool
+from .sources import RotatingPool, make_pool
 from .task import Batch, Task
 from .validate import load_pairs
 
@@ -136,7 +136,8 @@ def make_source(recipe: Recipe, seed: int, device: torch.device) -> tuple[Source
         return samples, samples.held_out(recipe.run.validate_limit)
     data = recipe.data
     pairs = load_pairs(data.val, recipe.run.validate_limit) if data.val else []
-    return make_pool(data, seed, device), pairs
+    pool = RotatingPool(data, seed, device) if data.held else make_pool(data, seed, device)
+    return pool, pairs
 
 
 def make_progress(is_main: bool, recipe: Recipe) -> Any:

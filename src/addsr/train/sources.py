@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from addsr.data.draw import derive_seed
 from addsr.data.pool import PairPool
 from addsr.data.shards import load_pictures
 from addsr.data.spec import PRESETS, DegradationSpec, Preset
@@ -38,10 +41,19 @@ def stablesr_degradation() -> DegradationSpec:
 def make_pool(
     data: DataConfig, seed: int, device: torch.device, *, chunk: int | None = None
 ) -> PairPool:
-    """The pool of degraded pairs for `data`.
+    """The pool of degraded pairs of all pictures of `data`.
 
     Raises:
         ConfigError: a pattern of data.train that matches nothing, or no picture that can be used.
+    """
+    return _pool(find_paths(data), data, seed, device, chunk)
+
+
+def find_paths(data: DataConfig) -> list[Path]:
+    """The folders, shards and pictures that data.train names.
+
+    Raises:
+        ConfigError: a pattern that matches nothing.
     """
     paths: list[Path] = []
     for pattern in data.train:
@@ -51,6 +63,16 @@ def make_pool(
                 f"data.train = {pattern!r} matches nothing; give folders or tar shards"
             )
         paths += [Path(p) for p in found]
+    return paths
+
+
+def _pool(
+    paths: Sequence[Path],
+    data: DataConfig,
+    seed: int,
+    device: torch.device,
+    chunk: int | None = None,
+) -> PairPool:
     try:
         pictures = load_pictures(paths)
     except InputError as error:
@@ -58,6 +80,9 @@ def make_pool(
     if data.sharpen:
         pictures = [sharpened(batch, data.sharpen, device) for batch in pictures]
     preset: Preset = stablesr_degradation() if data.mixture == STABLESR else data.mixture
+    if chunk is None and device.type == "cuda":
+        # as many pixels at a time as the pool takes by itself for crops of 256
+        chunk = max(8, 256 * 256**2 // data.crop_px**2)
     return PairPool(
         pictures,
         crop_px=data.crop_px,
@@ -71,6 +96,57 @@ def make_pool(
         textured=data.textured,
         turned=data.turned,
     )
+
+
+class RotatingPool:
+    """A pool for more pictures than fit in memory: a few shards at a time, then the next few.
+
+    Every pass over the shards has another order, which depends on the seed: processes with
+    different seeds hold different shards.
+    """
+
+    def __init__(self, data: DataConfig, seed: int, device: torch.device) -> None:
+        """
+        Raises:
+            ConfigError: a pattern of data.train that matches nothing, or no picture of the first
+                shards can be used.
+        """
+        self.data, self.seed, self.device = data, seed, device
+        self._paths = find_paths(data)
+        self._window = 0
+        self._pool = self._make()
+
+    def get(self, batch: int) -> tuple[Tensor, Tensor]:
+        """What `PairPool.get` gives."""
+        if self._pool.state_dict()["served"] >= self.data.held_pairs:
+            self._pool.close()
+            self._window += 1
+            self._pool = self._make()
+        return self._pool.get(batch)
+
+    def paths(self) -> list[Path]:
+        """What is held now."""
+        held = self.data.held
+        epoch, place = divmod(self._window, -(-len(self._paths) // held))
+        dice = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        order = torch.randperm(len(self._paths), generator=dice).tolist()
+        return [self._paths[k] for k in order[place * held : (place + 1) * held]]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**self._pool.state_dict(), "seed": self.seed, "window": self._window}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._pool.close()
+        self.seed, self._window = int(state["seed"]), int(state["window"])
+        self._pool = self._make()
+        self._pool.load_state_dict({**state, "seed": self._pool.seed})
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _make(self) -> PairPool:
+        seed = derive_seed(self.seed, "window", self._window)
+        return _pool(self.paths(), self.data, seed, self.device)
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ from addsr.pipelines import StableSRPipeline
 from addsr.pipelines.stablesr import PipelineConfig
 
 from .base import load_base
+from .checks import refuse_compile
 from .config import Recipe
 from .flops import counted
 from .latent_config import StableSRConfig
@@ -54,6 +55,7 @@ class StableSRTask(Task):
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         super().__init__(recipe, device)
+        refuse_compile(recipe.run.compile, self.name)
         c = self.config = recipe.task
         assert isinstance(c, StableSRConfig)
         self.dtype = torch.bfloat16 if recipe.run.precision == "bf16" else torch.float32
