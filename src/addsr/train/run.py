@@ -73,6 +73,8 @@ def train_recipe(
         mixed_precision="no", log_with=log_with, project_dir=str(output), cpu=on_cpus
     )
     device = accelerator.device
+    if device.type == "cpu":  # several processes have cpu:0, whose tensors torch cannot read back
+        device = torch.device("cpu")
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

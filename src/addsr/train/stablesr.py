@@ -227,7 +227,7 @@ class StableSRTask(Task):
 
             def sampler(lr: Tensor, noise: Tensor) -> Tensor:
                 seed = torch.Generator().manual_seed(0)
-                done: Any = pipe(lr, generator=seed, fidelity=0.0, output_type="pt")
+                done: Any = pipe(lr.cpu(), generator=seed, fidelity=0.0, output_type="pt")
                 return done.images.to(noise.device)
 
             # the networks have the run's own types: nothing is left for autocast
