@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,7 +86,7 @@ def numbers(task: Any) -> list[Tensor]:
     return [m.clone() for trained in task.trained.values() for m in trained.masters]
 
 
-@pytest.mark.parametrize("name", ["stablesr", "cfw"])
+@pytest.mark.parametrize("name", ["stablesr", pytest.param("cfw", marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_an_unbroken_one(
     name: str, latent_recipe: Make, cpu: torch.device
 ) -> None:
@@ -171,6 +173,29 @@ def test_processes_draw_timesteps_of_their_own_from_the_same_start(latent_recipe
             task.step(Batch(*Pictures().get(8)))
     assert len(seen[0].unique()) > 4
     assert not (seen[0] == seen[1]).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "figure", "share"), [("stablesr", "loss", 0.8), ("cfw", "l1", 0.97)]
+)
+def test_the_loss_falls_on_what_can_be_learnt(
+    name: str, figure: str, share: float, latent_recipe: Make, cpu: torch.device
+) -> None:
+    own = {"latent_reuse": 1, "lr_dropout": 0.0} if name == "stablesr" else {"adversarial_start": 9}
+    recipe = latent_recipe(
+        name,
+        run={"accumulate": 1},
+        task={"checkpointing": False, **own},
+        optim={"learning_rate": 2e-3, "weight_decay": 0.0},
+    )
+    task = make_task(recipe, cpu)
+    batch, dice = Batch(*Pictures(name).get(2)), task.generator.get_state()
+    found = []
+    for _ in range(8):
+        task.generator.set_state(dice)  # the same timesteps and noise each time
+        found.append(float(task.step(batch)[figure]))
+    assert found[-1] < share * found[0]
 
 
 @pytest.mark.parametrize("name", ["stablesr", "cfw"])
@@ -262,6 +287,25 @@ def test_a_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
     assert names == ["step-00000001"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stablesr", "cfw"])
+def test_sigterm_ends_a_run_with_a_checkpoint_after_whole_updates(
+    name: str, latent_recipe: Make, cpu: torch.device
+) -> None:
+    recipe = latent_recipe(name, run={"steps": 50, "checkpoint_every": 50})
+
+    class Killer(Pictures):
+        def get(self, batch: int) -> tuple[Tensor, ...]:
+            if self.calls == 0:  # in the first of two passes of an update
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().get(batch)
+
+    task, source = make_task(recipe, cpu), Killer(name)
+    fit(task, source, recipe, [])
+    assert source.calls == recipe.run.accumulate == 2
+    assert (Path(recipe.run.output) / "checkpoints" / "step-00000001" / "state.pt").is_file()
+
+
 def test_latents_are_used_as_often_as_asked(latent_recipe: Make) -> None:
     recipe = latent_recipe("stablesr", run={"batch": 4}, task={"latent_pool": 8})
     task = stablesr(recipe)
@@ -312,7 +356,7 @@ def test_both_stages_lead_from_pictures_to_a_model_that_upscales(
         small = Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8))
         small.resize((side, side), Image.Resampling.BICUBIC).save(tmp_path / folder / "a.png")
     data = {"train": (str(tmp_path / "pictures"),)}
-    first = latent_recipe("stablesr", data={**data, "val": str(tmp_path / "val")}, run={"steps": 2})
+    first = latent_recipe("stablesr", data={**data, "val": str(tmp_path / "val")}, run={"steps": 1})
     figures = train_recipe(first)
     assert np.isfinite(figures["val/loss"]) and np.isfinite(figures["val/psnr_y/2"])
     output = Path(first.run.output)
@@ -324,7 +368,7 @@ def test_both_stages_lead_from_pictures_to_a_model_that_upscales(
     model = tmp_path / "model"
     assemble(tiny_base, model, stablesr=weights, tile=64, dtype=torch.float32)
     more = {"model": str(model), "samples": str(tmp_path / "samples")}
-    second = latent_recipe("cfw", "second", data=data, task=more, run={"steps": 2})
+    second = latent_recipe("cfw", "second", data=data, task=more, run={"steps": 1})
     assert make_samples(second, cpu) == 2
     figures = train_recipe(second)
     assert np.isfinite(figures["loss"]) and np.isfinite(figures["val/psnr_y/w0.5"])
@@ -423,6 +467,7 @@ def state_of(base: Path) -> dict[str, Tensor]:
     return load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
 
 
+@pytest.mark.slow
 def test_bf16_keeps_masters_that_move_by_less_than_its_steps(latent_recipe: Make) -> None:
     recipe = latent_recipe(
         "stablesr",

@@ -79,6 +79,7 @@ def test_a_teachers_features_tell_pictures_apart(tiny_teacher: Path) -> None:
     assert near.grad is not None and near.grad.abs().max() > 0
 
 
+@pytest.mark.slow
 def test_the_embedded_model_stands_in_where_no_weights_are_named() -> None:
     assert isinstance(make_perceptual(CfwTaskConfig(), CPU), TeacherLoss)
 

@@ -81,8 +81,8 @@ def _pool(
         pictures = [sharpened(batch, data.sharpen, device) for batch in pictures]
     preset: Preset = stablesr_degradation() if data.mixture == STABLESR else data.mixture
     if chunk is None and device.type == "cuda":
-        # as many pixels at a time as the pool takes by itself for crops of 256
-        chunk = max(8, 256 * 256**2 // data.crop_px**2)
+        # no more pixels at a time than the pool's own 256 crops have at 256 pixels a side
+        chunk = min(256, max(8, 256 * 256**2 // data.crop_px**2))
     return PairPool(
         pictures,
         crop_px=data.crop_px,
