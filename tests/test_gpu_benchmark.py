@@ -124,7 +124,7 @@ def test_variants_are_undone(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_the_full_size_is_the_published_one(gpu: Any) -> None:
     pipe = gpu.build("meta", torch.float16, is_tiny=False)
-    counts = {k: sum(p.numel() for p in n.parameters()) for k, n in pipe._nets().items()}
+    counts = {k: sum(p.numel() for p in n.parameters()) for k, n in pipe.networks.items()}
     assert counts == {
         "unet": 865_910_724,
         "encoder": 52_494_080,

@@ -59,6 +59,8 @@ class Published:
     """Of a pipeline that has the feature wrapping."""
     download_gb: float
     """About: 1.55 thousand million numbers of 4 bytes; the publisher states no sizes."""
+    spacing: Literal["linspace", "trailing"] = "linspace"
+    """Which timesteps its steps visit; SD-Turbo was distilled to the trailing ones."""
     note: str = ""
 
     @property
@@ -139,6 +141,7 @@ STABLESR_TURBO = Published(
     steps=4,
     fidelity=0.5,
     download_gb=6.2,
+    spacing="trailing",
     note="the paper takes the adapter of stablesr over SD-Turbo's U-Net, without training",
 )
 STABLESR_FACE = Published(

@@ -29,7 +29,8 @@ from addsr.nets.stablesr import (
 )
 from addsr.nets.stablesr.backbones import backbone_class
 
-from .stablesr import PipelineConfig, StableSRPipeline
+from .config import PipelineConfig, Spacing
+from .stablesr import StableSRPipeline
 
 UnetFrom = Literal["checkpoint", "base"]
 
@@ -55,6 +56,7 @@ def import_stablesr(
     tile: int = 512,
     steps: int = 200,
     fidelity: float = 0.5,
+    spacing: Spacing = "linspace",
     unet: UnetFrom = "checkpoint",
     dtype: torch.dtype = torch.float32,
     heads: Heads | None = None,
@@ -68,6 +70,7 @@ def import_stablesr(
             gives what the checkpoint lacks. The published ones are whole and need none.
         cfw: `vqgan_cfw_*.ckpt`; without it only fidelity 0 is possible.
         prediction: "v" for the model of 768 px, whose `tile` is 768.
+        spacing: "trailing", with 4 or 1 `steps`, for a U-Net of SD-Turbo.
         unet: "base" puts the adapter over the base's U-Net though the checkpoint has one; so does
             the model over SD-Turbo, without training (arXiv 2305.07015, section on Turbo).
         dtype: of the networks' numbers.
@@ -90,7 +93,9 @@ def import_stablesr(
             raise ModelError(
                 f"cfw: {str(cfw)!r} has no feature wrapping; give vqgan_cfw_*.ckpt, or leave it out"
             )
-    config = PipelineConfig(prediction=prediction, tile=tile, steps=steps, fidelity=fidelity)
+    config = PipelineConfig(
+        prediction=prediction, tile=tile, steps=steps, fidelity=fidelity, spacing=spacing
+    )
     return assemble(
         parts,
         wrapped,

@@ -310,6 +310,7 @@ def _convert(
         tile=wish.tile or plan.model.tile,
         steps=plan.model.steps,
         fidelity=plan.model.fidelity if wrapped.cfw is not None else 0.0,
+        spacing=plan.model.spacing,
     )
     pipe = assemble(
         parts,
