@@ -90,6 +90,13 @@ def vgg16(pools: list[nn.Module] | None = None) -> Backbone:
     return Backbone(layers, tuple(taps), tuple(s[-1] for s in stages), smallest_side=16)
 
 
+def read_joined(first: str | Path, second: str | Path | None) -> tuple[dict[str, Tensor], str]:
+    """The tensors of one or two files as `read_tensors` gives them, and what errors call them."""
+    if second is None:
+        return read_tensors(first), str(first)
+    return read_tensors(first) | read_tensors(second), f"{first} and {second}"
+
+
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` file or of one written by `torch.save`, on the CPU.
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbones import check_pair, pick, read_tensors, shapes, vgg16
+from .backbones import check_pair, pick, read_joined, shapes, vgg16
 from .pixel import precise
 
 _IGNORED = re.compile(r"(classifier|pre_logits|head)\..+|stage\d\.\d+\.filter|mean|std")
@@ -115,12 +115,7 @@ def load_dists(backbone_path: str | Path, weights_path: str | Path | None = None
     Raises:
         ModelError: a file is missing, damaged, or not one of these.
     """
-    weights = read_tensors(backbone_path)
-    source = str(backbone_path)
-    if weights_path is not None:
-        weights |= read_tensors(weights_path)
-        source = f"{backbone_path} and {weights_path}"
-    return Dists(weights, source)
+    return Dists(*read_joined(backbone_path, weights_path))
 
 
 def _compare(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

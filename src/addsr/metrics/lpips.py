@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from addsr.errors import ModelError, OptionError
 
-from .backbones import alexnet, check_pair, pick, read_tensors, shapes, vgg16
+from .backbones import alexnet, check_pair, pick, read_joined, shapes, vgg16
 from .pixel import precise
 
 _SHIFT = (-0.030, -0.088, -0.188)
@@ -102,11 +102,7 @@ def load_lpips(
     Raises:
         ModelError: a file is missing, damaged, or not one of these.
     """
-    weights = read_tensors(backbone_path)
-    source = str(backbone_path)
-    if heads_path is not None:
-        weights |= read_tensors(heads_path)
-        source = f"{backbone_path} and {heads_path}"
+    weights, source = read_joined(backbone_path, heads_path)
     return Lpips(weights, net, source)
 
 
