@@ -38,10 +38,23 @@ def test_the_packaged_weights_are_taken_by_default(
 ) -> None:
     monkeypatch.setattr(phi, "embedded", lambda name: tmp_path / f"{name}.safetensors")
     assert not has_phi()
-    with pytest.raises(ModelError, match=r"ships without the weights of phi.*give the path"):
+    with pytest.raises(ModelError, match=r"missing from this installation.*give the path"):
         load_phi()
     write(tmp_path / "phi.safetensors")
     assert has_phi() and load_phi().config == TINY
+
+
+def test_this_package_tells_degradations_apart() -> None:
+    net = load_phi()
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    smooth = torch.nn.functional.interpolate(x, size=(128, 128), mode="bicubic").clamp(0, 1)
+    noise = torch.randn(smooth.shape, generator=torch.Generator().manual_seed(2))
+    grey = smooth.mean(dim=1, keepdim=True).expand_as(smooth)
+    plain, noisy, grey_one = (
+        net(picture)[0][0] for picture in (smooth, (smooth + 0.08 * noise).clamp(0, 1), grey)
+    )
+    assert noisy[1] > plain[1] + 0.3, "the second strength is that of noise"
+    assert grey_one[5] > plain[5] + 0.3, "the sixth is that of a blend with grey"
 
 
 @pytest.mark.parametrize(

@@ -301,9 +301,9 @@ class Scorer:
                 self.phi = load_phi().to(self.resources.device) if has_phi() else None
         if self.phi is None:
             self.missing[name] = (
-                f"{name}: this version ships without the weights of phi'; train them with "
-                "recipes/features.toml and put them as phi.safetensors into the folder that is "
-                "given as --metric-weights"
+                f"{name}: the weights of phi' are missing from this installation; reinstall with "
+                "`pip install --force-reinstall addsr`, or put your own (recipes/features.toml) as "
+                "phi.safetensors into the folder that is given as --metric-weights"
             )
             return ""
         self.sets[name] = self.phi

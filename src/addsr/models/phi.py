@@ -34,8 +34,9 @@ def load_phi(path: str | Path | None = None) -> FeatureNet:
     resource = embedded("phi")
     if not resource.is_file():
         raise ModelError(
-            "phi: this version ships without the weights of phi'; give the path of a weights file "
-            "that the training task 'features' (recipes/features.toml) made"
+            "phi: the weights of phi' (addsr/models/embedded/phi.safetensors) are missing from this "
+            "installation; reinstall with `pip install --force-reinstall addsr`, or give the path "
+            "of a weights file that the training task 'features' (recipes/features.toml) made"
         )
     with as_file(resource) as found:
         return _load(found)
