@@ -34,7 +34,7 @@ def load_phi(path: str | Path | None = None) -> FeatureNet:
     resource = embedded("phi")
     if not resource.is_file():
         raise ModelError(
-            "phi: the weights of phi' (addsr/models/embedded/phi.safetensors) are missing from this "
+            "phi: addsr/models/embedded/phi.safetensors, the weights of phi', is missing from this "
             "installation; reinstall with `pip install --force-reinstall addsr`, or give the path "
             "of a weights file that the training task 'features' (recipes/features.toml) made"
         )
