@@ -8,7 +8,7 @@ from typing import Any
 
 MAIN = ("psnr-y", "ssim-y", "haarpsi", "niqe", "piqe", "lr-psnr", "gradient")
 FURTHER = (
-    "ms-ssim", "gmsd", "niqe-yiq", "niqe-addsr", "swd", "spectrum",
+    "ms-ssim", "gmsd", "niqe-yiq", "niqe-addsr", "swd", "fd-phi", "kid-phi", "spectrum",
     "laplacian-flat", "laplacian-edge", "laplacian-texture", "hf",
 )  # fmt: skip
 HALVES = ("psnr-y", "ssim-y", "niqe", "lr-psnr")
