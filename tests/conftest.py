@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import random
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,71 @@ def published(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     spade = {k: v for k, v in unet.items() if ".spade." in k}
     save_file({**spade, **encoder}, folder / "adapter.safetensors")
     return folder
+
+
+def _make_tiny_stablesr(**more: Any) -> Any:
+    """Tiles of 32 px and a grid of 8 px: its VAE has 4 picture pixels to one of the latent."""
+    import torch
+
+    from addsr.nets import stablesr as nets
+    from addsr.pipelines import StableSRPipeline
+    from addsr.pipelines.config import PipelineConfig
+
+    shape: dict[str, Any] = {"widths": (32, 64), "blocks": 1}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts: dict[str, Any] = {
+            "unet": nets.build_unet(
+                nets.UnetConfig(**shape, attention=(True, False), head_channels=16, context=24)
+            ),
+            "encoder": nets.TimeAwareEncoder(
+                nets.EncoderConfig(**shape, attention=(True, False), time_channels=32, features=32)
+            ),
+            "sft": nets.SftLayers(nets.SftConfig(**shape, features=32, hidden=16)),
+            "vae": nets.build_vae(nets.VaeConfig(widths=(32, 32, 32), blocks=1)),
+            "cfw": nets.FeatureWrapping(nets.CfwConfig(widths=(32,), growth=8)),
+            "prompt_embeds": torch.randn(1, 5, 24),
+            "config": PipelineConfig(tile=32, steps=2),
+        }
+    return StableSRPipeline(**{**parts, **more})
+
+
+def _write_facts(folder: Path, kind: str) -> None:
+    facts = {
+        "format": 1, "kind": kind, "base": "a/base", "imported": "2026-11-25",
+        "licence": "S-Lab License 1.0 (non-commercial); base: CreativeML OpenRAIL++-M",
+        "sources": [{"name": "a.ckpt", "bytes": 3, "sha256": "0" * 64, "what": "adapter"}],
+        "variant": kind, "prediction": "eps", "tile": 32, "dtype": "fp32", "files": {},
+    }  # fmt: skip
+    (folder / "addsr.json").write_text(json.dumps(facts))
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """stablesr and stablesr-turbo as `addsr models import` leaves them; read, do not change."""
+    root = tmp_path_factory.mktemp("store")
+    for name in ("stablesr", "stablesr-turbo"):
+        _make_tiny_stablesr().save_pretrained(root / name)
+        _write_facts(root / name, name)
+    return root
+
+
+@pytest.fixture()
+def installed(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The store, where `--model stablesr` looks."""
+    monkeypatch.setenv("ADDSR_MODELS", str(store))
+    return store
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `save_pretrained` writes alone, without feature wrapping."""
+    folder = tmp_path_factory.mktemp("elsewhere") / "bare"
+    _make_tiny_stablesr(cfw=None).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture()
+def facts_writer() -> Callable[[Path, str], None]:
+    """Writes `addsr.json` into a folder, for tests that make a model of their own."""
+    return _write_facts

@@ -127,12 +127,13 @@ def _used() -> dict[str, str]:
 
 def _model_used(name: str) -> str:
     from .models.hub import find_pipeline
-    from .models.registry import MODELS, PIPELINE_KINDS
+    from .models.published import PUBLISHED
+    from .models.registry import MODELS
 
     try:
         known = name in MODELS or find_pipeline(name) is not None or Path(name).is_file()
     except AddsrError:
-        return f"{name} ({'not installed' if name in PIPELINE_KINDS else 'cannot be used'})"
+        return f"{name} ({'not installed' if name in PUBLISHED else 'cannot be used'})"
     return name if known else f"{name} (no such file)"
 
 

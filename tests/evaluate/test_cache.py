@@ -63,6 +63,9 @@ def test_versions_depend_on_the_code_that_makes_and_measures_and_on_no_words(
             assert len(function()) == 16
         seen[function.__name__] = read
     assert {"nets/compact.py", "upscaler.py", "image/color.py"} <= seen["making_version"]
+    assert {"restorers/tiled.py", "restorers/latent.py", "pipelines/stages.py"} <= (
+        seen["making_version"]
+    )
     assert "metrics/pixel.py" not in seen["making_version"]
     assert {"metrics/niqe.py", "evaluate/score.py"} <= seen["measuring_version"]
     assert "metrics/catalog.py" not in seen["measuring_version"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,75 @@ def test_the_fingerprint_changes_with_all_that_changes_a_result(
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes(weights.read_bytes())
     assert make(f"Other={moved}")[0].fingerprint == plain
+
+
+def test_a_pipeline_is_a_method_by_name_or_folder(installed: Path, bare: Path) -> None:
+    options = ModelOptions(steps=(3, 1), fidelity=0.25, device="cpu", dtype="fp32")
+    three, one = make("stablesr", options=options)
+    assert (three.id, three.title, three.kind) == ("stablesr-3", "stablesr, 3 steps", "model")
+    assert str(three.licence).startswith("S-Lab License 1.0 (non-commercial)")
+    assert three.details["fidelity"] == 0.25 and three.details["color"] == "adain"
+    assert one.maker is not None
+    with one.maker.open() as run:
+        result = run(torch.rand(1, 3, 3, 4))
+    assert result.shape == (1, 3, 12, 16)
+    (plain,) = make(f"Mine={bare}")
+    assert (plain.id, plain.steps, plain.details["fidelity"]) == ("Mine-2", 2, 0.0)
+    assert plain.maker is not None and plain.licence == "not stated"
+    with plain.maker.open() as run:  # a model without the knob is not asked to turn it
+        assert run(torch.rand(1, 3, 3, 4)).shape == (1, 3, 12, 16)
+    (turbo,) = make(str(installed / "stablesr-turbo"))
+    assert (turbo.id, turbo.steps) == ("stablesr-turbo-4", 4)
+    with pytest.raises(OptionError, match="steps: 2 is not possible with stablesr-turbo; use 1, 4"):
+        make("stablesr-turbo", options=ModelOptions(steps=(2,), device="cpu"))
+    with pytest.raises(OptionError, match="model bare has no feature wrapping"):
+        make(str(bare), options=options)
+
+
+def test_a_pipelines_fingerprint_follows_the_bytes_of_its_files(
+    installed: Path, tmp_path: Path
+) -> None:
+    plain = make("stablesr")[0]
+    copy = tmp_path / "copy"
+    shutil.copytree(installed / "stablesr", copy)
+    assert make(str(copy))[0].fingerprint == plain.fingerprint, "whatever it is called"
+    (copy / "README.md").write_text("no part of it")
+    facts = copy / "addsr.json"
+    facts.write_text(facts.read_text().replace("2026-11-25", "2026-11-26"))
+    other = copy / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+    other.write_bytes(b"of a variant that is not loaded")
+    assert make(str(copy))[0].fingerprint == plain.fingerprint
+    seen = {plain.fingerprint, make("stablesr-turbo")[0].fingerprint}
+    for place in (
+        "sft/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json", "model_index.json",
+    ):  # fmt: skip
+        before = (copy / place).read_bytes()
+        # the same size and the same facts beside it: only the content tells
+        changed = before[:-2] + bytes([before[-2] ^ 1]) + before[-1:]
+        if place.endswith(".json"):
+            changed = before + b" "
+        (copy / place).write_bytes(changed)
+        seen.add(make(str(copy))[0].fingerprint)
+        (copy / place).write_bytes(before)
+    assert len(seen) == 6
+
+
+def test_a_folder_without_an_index_holds_results_whatever_its_name(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stablesr").mkdir()
+    assert make("stablesr")[0].kind == "model", "a name goes before a folder"
+    assert make("./stablesr")[0].kind == "folder"
+    monkeypatch.setenv("ADDSR_MODELS", str(tmp_path / "none"))
+    with pytest.raises(ModelError, match=r"stablesr is not installed; write \./stablesr if"):
+        make("stablesr")
+    with pytest.raises(ModelError, match="'stablesr-768' is not installed; get it with `addsr mod"):
+        make("stablesr-768")
+    (tmp_path / "stablesr_turbo.ckpt").write_bytes(b"PK")
+    with pytest.raises(ModelError, match="as it was published; import it once with"):
+        make("stablesr_turbo.ckpt")
 
 
 def test_the_baseline_is_torchs_bicubic() -> None:

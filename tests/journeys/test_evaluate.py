@@ -22,7 +22,8 @@ from PIL import Image
 
 from addsr import cli
 from addsr.cli import main
-from addsr.evaluate.methods import Bicubic, OurModel
+from addsr.evaluate.methods import Bicubic
+from addsr.evaluate.ours import OurModel
 from addsr.evaluate.pictures import to_image
 from addsr.evaluate.speed import PeakMemory
 from addsr.image.kinds import accept
@@ -270,6 +271,29 @@ def test_bad_pictures_are_named_one_by_one_and_the_rest_is_scored(
     assert pair["count"] == 3
     assert "## Problems" in (photos.parent / "report" / "report.md").read_text()
     assert main([*command, "--lenient", "-q"]) == 0
+    capsys.readouterr()
+
+
+@pytest.mark.usefixtures("installed")
+def test_stablesr_is_compared_like_any_other_and_its_licence_is_told(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = words(
+        photos, "stablesr", "bicubic", "--steps", "1", "--fidelity", "0.5", "--metrics", "psnr-y",
+        "--dtype", "fp32", "--device", "cpu", "-q",
+    )  # fmt: skip
+    assert main(command) == 0
+    first = report(photos)
+    row = first["methods"][0]
+    assert (row["id"], row["steps"], row["details"]["fidelity"]) == ("stablesr-1", 1, 0.5)
+    assert "(non-commercial)" in row["licence"] and len(row["sha256"]) == 64
+    assert set(first["scores"]["photos"]["stablesr-1"]["psnr-y"]["images"]) == {"ant", "bee", "cat"}
+    told = (photos.parent / "report" / "report.md").read_text()
+    assert "S-Lab License 1.0 (non-commercial)" in told and row["sha256"][:16] in told
+    # the second run finds everything in the cache and loads no network
+    monkeypatch.setattr(OurModel, "open", lambda _self: pytest.fail("was loaded"))
+    assert main(command) == 0
+    assert report(photos)["scores"] == first["scores"]
     capsys.readouterr()
 
 

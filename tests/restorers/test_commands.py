@@ -108,7 +108,7 @@ def test_a_model_that_is_not_there_says_how_to_get_it(
         (part, f"is one part of a pipeline; give the folder '{bare}'"),
         (folder / "plain", "is a folder without model_index.json; give one that `addsr models"),
         (folder / "base", "class 'StableDiffusionPipeline', not 'StableSRPipeline'; a Stable"),
-        ("bigger", "neither a known model (compact, stablesr, stablesr-turbo) nor a file or"),
+        ("bigger", "neither a known model (compact, stablesr, stablesr-768, "),
     ):
         assert main(["upscale", str(photo), "--model", str(model)]) == 1
         told = capsys.readouterr().err

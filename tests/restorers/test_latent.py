@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 import addsr
 from addsr import Upscaler, load_model
+from addsr.engines.device import choose_latent_dtype
 from addsr.errors import InputError, MemoryLimitError, ModelError, OptionError, OutputError
 from addsr.image.io import read_image
 from addsr.nets.stablesr import GuidedUnet, WrappedVae
 from addsr.pipelines import StableSRPipeline
 from addsr.restorers import latent, latent_plan
-from addsr.restorers.latent import PipelineModel, choose_latent_dtype
+from addsr.restorers.latent import PipelineModel
 
 pytestmark = pytest.mark.usefixtures("installed")
 

@@ -72,6 +72,19 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.float16
 
 
+def choose_latent_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`choose_dtype` for diffusion in a latent space: `auto` is fp16 on cuda and mps.
+
+    Latents want fp16's finer steps; where it overflows, `addsr.restorers.latent` goes on in bf16.
+
+    Raises:
+        OptionError: an unknown name.
+    """
+    if dtype == "auto" and device.type in ("cuda", "mps"):
+        return torch.float16
+    return choose_dtype(dtype, device)
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether `device` multiplies bf16 numbers in hardware."""
     if device.type == "cpu":

@@ -47,8 +47,11 @@ CREATE TABLE IF NOT EXISTS runs (
 
 # what makes a result: where any of these files changes, results are made anew
 _MAKING = (
-    *("nets", "diffusion", "engines", "image", "upscaler.py", "plan.py", "models/registry.py"),
-    *(f"evaluate/{name}.py" for name in ("methods", "foreign", "pictures")),
+    *("nets", "diffusion", "engines", "image", "restorers", "upscaler.py", "plan.py"),
+    *(f"models/{name}.py" for name in ("files", "hub", "pipeline_files", "registry")),
+    *(f"pipelines/{name}.py" for name in ("canvas", "config", "folder", "options", "results")),
+    *(f"pipelines/{name}.py" for name in ("stablesr", "stages", "walk")),
+    *(f"evaluate/{name}.py" for name in ("methods", "ours", "foreign", "pictures")),
 )
 _WORDS = ("metrics/catalog.py",)  # change no figure
 _MEASURING = ("metrics", *(f"evaluate/{name}.py" for name in ("score", "sets", "pictures")))

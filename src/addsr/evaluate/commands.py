@@ -55,10 +55,11 @@ def evaluate(
     Parameters
     ----------
     methods
-        Any of: compact, or another model file of addsr; bicubic; a folder of results, where
-        {dataset} stands for the data set's name; a model file that spandrel knows (Real-ESRGAN,
-        BSRGAN, SwinIR...); diffusers:ldm or diffusers:x4, with :FOLDER_OR_ID and @STEPS behind it
-        for others than usual. NAME=METHOD gives a title.
+        Any of: compact, an imported model such as stablesr, another weights file or pipeline's
+        folder of addsr; bicubic; a folder of results, where {dataset} stands for the data set's
+        name; a model file that spandrel knows (Real-ESRGAN, BSRGAN, SwinIR...); diffusers:ldm or
+        diffusers:x4, with :FOLDER_OR_ID and @STEPS behind it for others than usual. NAME=METHOD
+        gives a title.
     hr
         Folder of references.
     lr
@@ -93,7 +94,7 @@ def evaluate(
     seed
         Of the models.
     tile
-        Side of a tile in input pixels, or auto.
+        Side of a tile, or auto: in input pixels, for stablesr in pixels of the result.
     device
         auto, cpu, cuda, mps or xpu. [env: ADDSR_DEVICE]
     dtype

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.resources import as_file
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from addsr.engines.device import choose_device, choose_dtype
-from addsr.errors import ModelError, OptionError
-from addsr.models.files import FORMAT
-from addsr.models.hub import embedded
-from addsr.models.registry import MODELS, ModelInfo, info_for_file
+from addsr.engines.device import choose_device
+from addsr.errors import OptionError
+from addsr.models.published import PUBLISHED
+from addsr.models.registry import MODELS
 
 from .cache import hash_file, making_version
 from .foreign import DIFFUSERS, MODEL_SUFFIXES, DiffusersUpscaler, ForeignModel
+from .ours import ModelOptions, OurModel, Ours, find_ours
 from .protocol import Protocol as EvaluationProtocol
 
 Run = Callable[[Tensor], Tensor]
@@ -84,19 +81,6 @@ class Method:
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """How models are run; None: as each does by default."""
-
-    steps: tuple[int, ...] | None = None
-    fidelity: float | None = None
-    color: str | None = None
-    seed: int = 0
-    tile: int | Literal["auto"] = "auto"
-    device: str = "auto"
-    dtype: str = "auto"
-
-
-@dataclass(frozen=True)
 class Bicubic:
     """torch's bicubic enlargement, a = -0.75, no antialias: the common baseline."""
 
@@ -110,44 +94,6 @@ class Bicubic:
     def open(self) -> Generator[Run]:
         """Gives the function that enlarges."""
         yield lambda lr: F.interpolate(lr, scale_factor=float(self.scale), mode="bicubic")
-
-
-@dataclass(frozen=True)
-class OurModel:
-    """A model of this project, run as `addsr upscale` runs it."""
-
-    model: str = field(repr=False)
-    scale: int
-    steps: int
-    fidelity: float
-    color: str
-    seed: int
-    tile: int | Literal["auto"]
-    device_name: str
-    dtype: str
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device(self.device_name)
-
-    @contextmanager
-    def open(self) -> Generator[Run]:
-        """Gives the upscaler, kept in memory as long as the context lasts."""
-        from addsr.upscaler import Upscaler
-
-        info = _facts(self.model)[0]
-        with Upscaler(
-            self.model,
-            scale=self.scale,
-            steps=self.steps,
-            fidelity=None if info.fidelity_drives is None else self.fidelity,
-            color=self.color,
-            seed=self.seed,
-            device=self.device_name,
-            dtype=self.dtype,
-            tile=self.tile,
-        ) as up:
-            yield up
 
 
 def make_methods(
@@ -212,8 +158,9 @@ def _methods(word: str, scale: int, options: ModelOptions) -> list[Method]:
         maker = DiffusersUpscaler.parse(what, scale, options.seed, options.device, options.dtype)
         name = title or f"diffusers {maker.pipeline}"
         return [_foreign(make_id(name), name, maker, maker.sha256(), maker.steps)]
-    if what in MODELS:
-        return _ours(what, title, scale, options)
+    own = find_ours(what)
+    if own is not None:
+        return _ours(own, title, scale, options)
     path = Path(what)
     if "{dataset}" in what or os.path.isdir(path):
         for trained in (path / "weights" / "net-ema.safetensors", path / "net-ema.safetensors"):
@@ -222,14 +169,12 @@ def _methods(word: str, scale: int, options: ModelOptions) -> list[Method]:
         name = title or path.resolve().name
         return [Method(make_id(name), name, "folder", folder=what)]
     if os.path.isfile(path) and path.suffix.lower() in MODEL_SUFFIXES:
-        if _is_ours(path):
-            return _ours(what, title, scale, options)
         name = title or path.stem
         tile = None if options.tile == "auto" else options.tile
         foreign = ForeignModel(path, scale, tile, str(choose_device(options.device)), options.dtype)
         foreign.check()
         return [_foreign(make_id(name), name, foreign, hash_file(path), None)]
-    known = ", ".join(MODELS)
+    known = ", ".join([*MODELS, *PUBLISHED])
     if os.path.isfile(path):
         raise OptionError(
             f"METHOD: {what} is no model file ({', '.join(sorted(MODEL_SUFFIXES))}) and no folder; "
@@ -241,83 +186,22 @@ def _methods(word: str, scale: int, options: ModelOptions) -> list[Method]:
     )
 
 
-def _foreign(name: str, title: str, maker: Any, sha256: str | None, steps: int | None) -> Method:
-    return Method(name, title, "model", maker, steps=steps, sha256=sha256, details=maker.details())
-
-
-def _is_ours(path: Path) -> bool:
-    if path.suffix.lower() != ".safetensors":
-        return False
-    return _header(path).get("format") == FORMAT
-
-
-def _header(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
-            return cast("dict[str, str]", file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{path}: not a readable safetensors file ({error}); fetch it again"
-        ) from error
-
-
-def _facts(model: str) -> tuple[ModelInfo, str]:
-    """What the weights say of themselves, and their sha256; they are not loaded for it."""
-    if model not in MODELS:
-        return _facts_of_file(Path(model), None)
-    resource = embedded(model)
-    if not resource.is_file():
-        from addsr.models.hub import load_model
-
-        load_model(model)  # raises what there is to say
-    with as_file(resource) as path:
-        return _facts_of_file(path, MODELS[model])
-
-
-def _facts_of_file(path: Path, known: ModelInfo | None) -> tuple[ModelInfo, str]:
-    metadata: dict[str, Any] = dict(_header(path))
-    if "config" in metadata:
-        try:
-            metadata["config"] = json.loads(metadata["config"])
-        except ValueError as error:
-            raise ModelError(f"{path}: its config is no JSON ({error}); fetch it again") from error
-    info = info_for_file(known.name if known else path.name, metadata, path.stat().st_size / 1e6)
-    return info, hash_file(path)
-
-
-def _ours(model: str, title: str | None, scale: int, options: ModelOptions) -> list[Method]:
-    info, sha256 = _facts(model)
-    licence = MODELS[model].licence if model in MODELS else info.licence
-    device = choose_device(options.device)
-    dtype = str(choose_dtype(options.dtype, device)).removeprefix("torch.")
-    name = title or (model if model in MODELS else Path(model).stem)
+def _ours(own: Ours, title: str | None, scale: int, options: ModelOptions) -> list[Method]:
+    """A method for each number of steps."""
+    name = title or own.name
     methods: list[Method] = []
     for asked in dict.fromkeys(options.steps or (None,)):
-        steps = info.check_steps(asked)
-        maker = OurModel(
-            model=model,
-            scale=scale,
-            steps=steps,
-            fidelity=info.check_fidelity(options.fidelity),
-            color=options.color or info.default_color,
-            seed=options.seed,
-            tile=options.tile,
-            device_name=str(device),
-            dtype={"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[dtype],
-        )
-        details = {
-            "fidelity": maker.fidelity,
-            "color": maker.color,
-            "seed": maker.seed,
-            "tile": maker.tile,
-            "device": maker.device_name,
-            "dtype": dtype,
-        }
-        words = "1 step" if steps == 1 else f"{steps} steps"
+        maker = OurModel.make(own, scale, asked, options)
+        words = "1 step" if maker.steps == 1 else f"{maker.steps} steps"
         methods.append(
             Method(
-                f"{make_id(name)}-{steps}", f"{name}, {words}", "model", maker,
-                steps=steps, sha256=sha256, licence=licence, details=details,
+                f"{make_id(name)}-{maker.steps}", f"{name}, {words}", "model", maker,
+                steps=maker.steps, sha256=own.sha256, licence=own.info.licence,
+                details=maker.details(),
             )
         )  # fmt: skip
     return methods
+
+
+def _foreign(name: str, title: str, maker: Any, sha256: str | None, steps: int | None) -> Method:
+    return Method(name, title, "model", maker, steps=steps, sha256=sha256, details=maker.details())

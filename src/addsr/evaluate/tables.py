@@ -92,6 +92,19 @@ def to_markdown(report: dict[str, Any]) -> str:
             ],
         )  # fmt: skip
         lines += _differences(report, name, titles)
+    lines += ["", "## Methods", ""]
+    lines += _table(
+        ["method", "settings", "licence", "weights"],
+        [
+            [
+                method["title"],
+                ", ".join(f"{key} {value}" for key, value in method["details"].items()) or "-",
+                method["licence"] or "-",
+                f"sha256 {method['sha256'][:16]}" if method["sha256"] else "-",
+            ]
+            for method in report["methods"]
+        ],
+    )
     lines += ["", "## Speed and memory", ""]
     lines += _table(
         ["method", *SPEED_TITLES, "how measured"],

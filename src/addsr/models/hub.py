@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -17,10 +18,11 @@ from addsr.errors import ModelError
 from addsr.nets import build
 
 from .files import FORMAT, load_weights
-from .registry import MODELS, PIPELINE_KINDS, ModelInfo, TiledInfo, info_for_file, info_for_pipeline
+from .pipeline_files import INDEX, find_weights
+from .published import PUBLISHED
+from .registry import MODELS, ModelInfo, TiledInfo, info_for_file, info_for_pipeline
 from .store import FACTS, find_installed, list_installed, read_facts
 
-INDEX = "model_index.json"
 _PIPELINE = "StableSRPipeline"
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin")
 _ADAPTER_SIGNS = (".spade.", "structcond_stage_model.", ".fusion_layer_")
@@ -78,13 +80,16 @@ def find_pipeline(name_or_path: str | Path) -> PipelineFolder | None:
     installed = find_installed(name)
     if installed is not None:
         return _read_pipeline(name, installed.folder)
-    if name in PIPELINE_KINDS:
+    if name in PUBLISHED:
         raise ModelError(
             f"model: {name!r} is not installed; get it with `addsr models pull {name}`, or with "
             "`addsr models import FILE` where its checkpoint is at hand"
         )
     folder = Path(name_or_path)
-    if not folder.is_dir() or _find_trained(folder) is not None:
+    # os.path, because Path.is_dir raises for names that are too long
+    if not os.path.isdir(folder):
+        return None
+    if _find_trained(folder) is not None and not (folder / INDEX).is_file():
         return None
     return _read_pipeline(folder.resolve().name, folder)
 
@@ -98,7 +103,7 @@ def _read_pipeline(name: str, folder: Path) -> PipelineFolder:
             f"model: {str(folder)!r} is a folder without {INDEX}; give one that `addsr models "
             "import` or StableSRPipeline.save_pretrained wrote"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read ({error}); import the model again") from error
     kind = index.get("_class_name") if isinstance(index, dict) else None
     if kind != _PIPELINE:
@@ -107,7 +112,7 @@ def _read_pipeline(name: str, folder: Path) -> PipelineFolder:
             "serves as --base of `addsr models import`"
         )
     facts = read_facts(folder) if (folder / FACTS).is_file() else None
-    size_mb = sum(part.stat().st_size for part in folder.glob("*/*.safetensors")) / 1e6
+    size_mb = sum(part.stat().st_size for part in find_weights(folder)) / 1e6
     info = info_for_pipeline(
         name,
         index,
@@ -121,7 +126,7 @@ def _read_pipeline(name: str, folder: Path) -> PipelineFolder:
 def _find_trained(folder: Path) -> Path | None:
     """The weights in a folder of training."""
     for trained in (folder / "weights" / "net-ema.safetensors", folder / "net-ema.safetensors"):
-        if trained.is_file():
+        if os.path.isfile(trained):
             return trained
     return None
 
@@ -158,9 +163,8 @@ def load_model(
         raise ModelError(
             f"model: {name!r} is a pipeline and no single network; load it with addsr.load_model"
         )
-    if not path.is_file():
-        installed = [one.name for one in list_installed() if one.name not in PIPELINE_KINDS]
-        known = ", ".join([*MODELS, *PIPELINE_KINDS, *installed])
+    if not os.path.isfile(path):
+        known = ", ".join(dict.fromkeys([*MODELS, *PUBLISHED, *(m.name for m in list_installed())]))
         raise ModelError(
             f"model: {name!r} is neither a known model ({known}) nor a file or folder; "
             "use one of these names or the path of a .safetensors file"

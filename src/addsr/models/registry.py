@@ -118,7 +118,7 @@ PIPELINE_KINDS = {
     "stablesr": "StableSR (arXiv 2305.07015): Stable Diffusion 2.1 led by a small picture",
     "stablesr-turbo": "StableSR over SD-Turbo: 1 or 4 steps",
 }
-"""What an imported pipeline can be; under the same names `addsr models pull` gets them."""
+"""What an imported pipeline can be."""
 _TURBO_STEPS = (1, 4)
 
 _BY_KIND = {COMPACT.kind: COMPACT}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from addsr.errors import ModelError, OutputError
 from addsr.models.files import load_weights, save_weights
+from addsr.models.pipeline_files import INDEX, weights_name
 from addsr.nets.stablesr import (
     CfwConfig,
     EncoderConfig,
@@ -35,7 +36,6 @@ from .config import PipelineConfig
 if TYPE_CHECKING:
     from .stablesr import StableSRPipeline
 
-INDEX = "model_index.json"
 CLASS = "StableSRPipeline"
 _BACKBONES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 _OURS: dict[str, tuple[Any, Any]] = {
@@ -44,24 +44,6 @@ _OURS: dict[str, tuple[Any, Any]] = {
     "cfw": (FeatureWrapping, CfwConfig),
 }
 _PROMPT = "empty_prompt"
-
-
-def weights_name(variant: str | None) -> str:
-    """The file of a part's weights.
-
-    >>> weights_name("fp16")
-    'diffusion_pytorch_model.fp16.safetensors'
-    """
-    return f"diffusion_pytorch_model{f'.{variant}' if variant else ''}.safetensors"
-
-
-def find_variant(folder: Path) -> str | None:
-    """The variant whose files `folder` holds; None for the plain ones, or if there are none."""
-    part = folder / "unet"
-    if (part / weights_name(None)).is_file():
-        return None
-    found = sorted(part.glob("diffusion_pytorch_model.*.safetensors"))
-    return found[0].name.split(".")[1] if found else None
 
 
 def save_parts(pipe: StableSRPipeline, folder: Path, variant: str | None) -> None:

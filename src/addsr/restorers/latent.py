@@ -16,15 +16,16 @@ from torch import Tensor
 from addsr.engines.device import (
     choose_device,
     choose_dtype,
+    choose_latent_dtype,
     free_host_memory,
     free_memory,
     has_bf16,
 )
 from addsr.errors import MemoryLimitError, ModelError, OptionError
 from addsr.models.hub import PipelineFolder
+from addsr.models.pipeline_files import find_variant, find_weights
 from addsr.models.registry import ModelInfo
 from addsr.pipelines import StableSRPipeline
-from addsr.pipelines.folder import find_variant
 from addsr.pipelines.stages import NotFiniteError
 from addsr.plan import Plan
 
@@ -114,20 +115,6 @@ def load_pipeline(
     if found.info.kind == "stablesr-turbo":
         pipe.config = replace(pipe.config, spacing="trailing")
     return PipelineModel(pipe.to(device), found.info, found.index)
-
-
-def choose_latent_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The type to compute in; `auto` is fp16 on cuda and mps, whatever else they could do.
-
-    Latents want fp16's finer steps; where it overflows, bf16 takes over (`LatentRestorer`). On a
-    CPU it is bf16 where there are instructions for it and fp32 elsewhere.
-
-    Raises:
-        OptionError: an unknown name.
-    """
-    if dtype == "auto" and device.type in ("cuda", "mps"):
-        return torch.float16
-    return choose_dtype(dtype, device)
 
 
 def _placed(pipe: StableSRPipeline, device: torch.device) -> StableSRPipeline:
@@ -257,9 +244,9 @@ def _net_bytes(pipe: StableSRPipeline) -> dict[str, int]:
 
 
 def _weights_bytes(folder: Path, dtype: torch.dtype | None) -> int:
-    """Bytes of all weights in `folder` once they are in `dtype`; None: as they are."""
+    """Bytes of the weights in `folder` once they are in `dtype`; None: as they are."""
     total = 0
-    for path in sorted(folder.glob("*/*.safetensors")):
+    for path in find_weights(folder):
         if dtype is None:
             total += path.stat().st_size
             continue
