@@ -80,18 +80,15 @@ def examine() -> dict[str, Any]:
 def _installed() -> dict[str, Any]:
     """Imported models by name; what is wrong with one is said in place of its facts."""
     from .models.hub import find_pipeline
-    from .models.store import list_installed
+    from .models.store import folders, read_facts
 
     found: dict[str, Any] = {}
-    try:
-        models = list_installed()
-    except AddsrError as error:
-        return {"?": {"error": str(error)}}
-    for model in models:
+    for folder in folders():
         try:
-            pipeline = find_pipeline(model.folder)
+            model = read_facts(folder)
+            pipeline = find_pipeline(folder)
         except AddsrError as error:
-            found[model.name] = {"error": str(error)}
+            found[folder.name] = {"error": str(error)}
             continue
         assert pipeline is not None, "a folder is a pipeline or an error"
         found[model.name] = {
@@ -110,31 +107,34 @@ def _used() -> dict[str, str]:
 
     A doctor that stopped at the first wrong setting would help nobody to find it.
     """
-    from .engines.device import choose_device, choose_dtype
+    from .engines.device import choose_device, choose_dtype, choose_latent_dtype
 
     try:
         settings = read_settings()
         device = choose_device(settings.device)
-        dtype = choose_dtype(settings.dtype, device)
+        model, is_latent = _model_used(settings.model)
+        dtype = (choose_latent_dtype if is_latent else choose_dtype)(settings.dtype, device)
     except OptionError as error:
         return {"error": str(error)}
     return {
-        "model": _model_used(settings.model),
+        "model": model,
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
     }
 
 
-def _model_used(name: str) -> str:
+def _model_used(name: str) -> tuple[str, bool]:
+    """The model's name with what is wrong with it, and whether it works in a latent space."""
     from .models.hub import find_pipeline
     from .models.published import PUBLISHED
     from .models.registry import MODELS
 
     try:
-        known = name in MODELS or find_pipeline(name) is not None or Path(name).is_file()
-    except AddsrError:
-        return f"{name} ({'not installed' if name in PUBLISHED else 'cannot be used'})"
-    return name if known else f"{name} (no such file)"
+        is_latent = find_pipeline(name) is not None
+    except AddsrError as error:
+        return f"{name} ({'not installed' if name in PUBLISHED else error})", True
+    known = name in MODELS or is_latent or os.path.isfile(name)
+    return name if known else f"{name} (no such file)", is_latent
 
 
 def print_table(facts: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from .engines.device import choose_device, free_host_memory, free_memory
+from .engines.memory import release_memory
 from .errors import InputError, OptionError, OutputError
 from .image.alpha import enlarge_alpha, fill_transparent
 from .image.color import ColorFix
@@ -114,7 +115,7 @@ class Upscaler:
         name = device or settings.device
         # on auto a model that is handed in stays where it is
         where = None if name == "auto" else choose_device(name)
-        choice = choose(model or settings.model, where, dtype or settings.dtype)
+        choice = choose(settings.model if model is None else model, where, dtype or settings.dtype)
         # before the networks are loaded: that may take long
         self.info = choice.info
         self.steps = self.info.check_steps(steps)
@@ -139,7 +140,9 @@ class Upscaler:
 
     def close(self) -> None:
         """Lets go of the networks; the upscaler cannot be used after it."""
-        self._restorer = None
+        if self._restorer is not None:
+            device, self._restorer = self._restorer.device, None
+            release_memory(device)
 
     @property
     def restorer(self) -> Restorer:

@@ -56,6 +56,22 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ModelError, match=r"model: 'bigger' is neither a known model \(compact.*path"
     ):
         load_model("bigger")
+    with pytest.raises(ModelError, match=r"is neither a known model \(compact, stablesr, "):
+        load_model("a" * 300)
+    assert find_pipeline("a" * 300) is None
+    with pytest.raises(ModelError, match=r"not installed; get it with .* pull stablesr-face"):
+        find_pipeline("stablesr-face")
+
+
+def test_weights_of_one_variant_are_counted(tmp_path: Path) -> None:
+    for part in ("unet", "vae"):
+        (tmp_path / part).mkdir()
+        for variant in ("", ".fp16"):
+            path = tmp_path / part / f"diffusion_pytorch_model{variant}.safetensors"
+            path.write_bytes(bytes(500_000))
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableSRPipeline"}')
+    found = find_pipeline(tmp_path)
+    assert found is not None and found.info.size_mb == 1.0
 
 
 def test_missing_embedded_weights_name_the_file_and_the_remedy(

@@ -31,7 +31,7 @@ from addsr.nets.stablesr import (
     build_vae,
 )
 from addsr.nets.stablesr.strips import StripVae
-from addsr.pipelines import StableSRPipeline
+from addsr.pipelines import StableSRPipeline, folder
 from addsr.pipelines.canvas import make_canvas, mirrored
 from addsr.pipelines.stablesr import PipelineConfig
 from addsr.pipelines.walk import trailing_timesteps
@@ -120,6 +120,12 @@ def test_the_canvas_fits_the_networks_and_stays_bounded(
 def test_a_square_of_one_tile_needs_no_change() -> None:
     canvas = make_canvas((128, 128), 4, 512, 8, 8)
     assert canvas.target == canvas.content == canvas.padded == (512, 512)
+
+
+def test_a_larger_tile_does_not_make_small_pictures_larger() -> None:
+    for tile, side in ((256, 400), (512, 512), (1024, 512)):
+        canvas = make_canvas((100, 100), 4, tile, 8, 8, trained=512)
+        assert canvas.content == (side, side) and canvas.target == (400, 400)
 
 
 def test_mirroring_starts_at_the_edge() -> None:
@@ -411,6 +417,24 @@ def test_a_saved_pipeline_comes_back_the_same(
     assert names == {"model_index.json", "config.json", file}
 
 
+def test_a_folder_that_is_overwritten_halfway_is_no_model(
+    pipe: StableSRPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe.save_pretrained(tmp_path)
+    usual = folder.save_weights
+
+    def full(path: Path, *more: Any) -> str:
+        if "sft" in str(path):
+            raise OutputError(f"{path}: weights cannot be written (No space left on device)")
+        return usual(path, *more)
+
+    monkeypatch.setattr(folder, "save_weights", full)
+    with pytest.raises(OutputError, match="No space left"):
+        make_pipe(seed=1).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"model_index\.json: cannot be read"):
+        StableSRPipeline.from_pretrained(tmp_path)
+
+
 def test_diffusers_reads_what_is_its_own(tmp_path: Path) -> None:
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
@@ -456,6 +480,24 @@ def test_damaged_folders_are_named(pipe: StableSRPipeline, tmp_path: Path) -> No
     with pytest.raises(ModelError, match="do not fit their config"):
         config = json.loads((tmp_path / "a" / "unet" / "config.json").read_text())
         load(broken("unet/config.json", json.dumps({**config, "block_out_channels": [32, 96]})))
+    for change, message in (
+        ({"tile": 0}, r"model_index\.json: tile: 0 is not possible"),
+        ({"tile": 36}, r"b: its parts do not fit .*tile: 36 px is no multiple of 8.*fetch"),
+        ({"prediction": "x0"}, r"model_index\.json: prediction: 'x0' is unknown"),
+        ({"scheduler": None}, r"model_index\.json: scheduler = None is no pair"),
+        ({"scheduler": ["addsr", "euler"]}, r"b: its parts do not fit .*'euler' is unknown"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            load(broken("model_index.json", json.dumps({**index, **change})))
+    with pytest.raises(ModelError, match=r"model_index\.json: cannot be read"):
+        load(broken("model_index.json", "[" * 100_000))
+    for text in ('{"block_out_channels": null}', '{"down_block_types": ["A", "B"]}'):
+        with pytest.raises(ModelError, match=r"unet: nothing can be built of its configuration"):
+            load(broken("unet/config.json", text))
+    with pytest.raises(OptionError, match="'euler' is unknown"):
+        load(tmp_path / "a", scheduler="euler")
+    with pytest.raises(OptionError, match="tile: 36 px is no multiple of 8"):
+        make_pipe(config=PipelineConfig(tile=36))
     with pytest.raises(OptionError, match="safe_serialization"):
         pipe.save_pretrained(tmp_path / "c", safe_serialization=False)
     (tmp_path / "file").write_text("")

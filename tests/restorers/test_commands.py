@@ -139,3 +139,19 @@ def test_doctor_lists_what_is_imported_and_what_is_wrong_with_it(
     assert main(["doctor"]) == 0
     table = " ".join(capsys.readouterr().out.split())
     assert "without model_index.json" in table and "stablesr (not installed)" in table
+    (tmp_path / "half" / "addsr.json").write_text("{")
+    assert main(["doctor", "--json"]) == 0
+    told = capsys.readouterr()
+    assert "half/addsr.json: cannot be read" in json.loads(told.out)["installed"]["half"]["error"]
+
+
+@pytest.mark.usefixtures("installed")
+def test_doctor_tells_the_type_that_the_model_would_be_run_in(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("addsr.engines.device.choose_device", lambda _name: torch.device("cuda"))
+    monkeypatch.setattr("addsr.engines.device.has_bf16", lambda _device: True)
+    for model, dtype in (("stablesr", "float16"), ("compact", "bfloat16")):
+        monkeypatch.setenv("ADDSR_MODEL", model)
+        assert main(["doctor", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["used"]["dtype"] == dtype

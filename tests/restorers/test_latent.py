@@ -21,6 +21,7 @@ from addsr.errors import InputError, MemoryLimitError, ModelError, OptionError, 
 from addsr.image.io import read_image
 from addsr.nets.stablesr import GuidedUnet, WrappedVae
 from addsr.pipelines import StableSRPipeline
+from addsr.plan import Plan
 from addsr.restorers import latent, latent_plan
 from addsr.restorers.latent import PipelineModel
 
@@ -191,7 +192,7 @@ def test_a_folder_of_one_variant_is_read_and_a_damaged_file_is_named(
 
 
 def test_steps_fidelity_colour_and_tile_change_the_picture(up: Upscaler) -> None:
-    image = picture(16, 16)
+    image = picture(24, 24)
     plain = up(image)
     for change in (
         {"steps": 2}, {"fidelity": 0.0}, {"fidelity": 1.0}, {"color": "wavelet"},
@@ -330,6 +331,33 @@ def test_numbers_that_overflow_bring_a_wider_type_and_the_steps_count_anew(
     assert up.restorer.dtype == torch.float32
 
 
+def test_a_wider_type_has_to_fit_and_brings_a_plan_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(latent, "has_bf16", lambda _device: False)
+    up = upscaler(is_own=True, dtype="fp16")
+    encoder: Any = up.restorer.pipe.vae.encoder  # type: ignore[attr-defined]
+    calls: list[torch.dtype] = []
+
+    def overflow(_net: Any, given: Any, out: Tensor) -> Tensor:
+        calls.append(given[0].dtype)
+        return out * float("inf") if given[0].dtype == torch.float16 else out
+
+    encoder.conv_in.register_forward_hook(overflow)
+    with monkeypatch.context() as patch:
+        patch.setattr(latent, "free_host_memory", lambda: 1000)
+        with pytest.raises(MemoryLimitError, match=r"overflowed in float16.* in float32, .*free"):
+            up(picture())
+    assert up.restorer.dtype == torch.float16, "nothing was changed halfway"
+    plans: list[Plan] = []
+    usual = latent.make_latent_plan
+    monkeypatch.setattr(
+        latent, "make_latent_plan", lambda *given: plans.append(usual(*given)) or plans[-1]
+    )
+    assert bool(torch.isfinite(up(picture())).all()) and up.restorer.dtype == torch.float32
+    assert plans[-1].tile_bytes > plans[0].tile_bytes, "the last is that of the wider type"
+
+
 def test_a_loaded_model_can_be_handed_in_and_stays_as_it_is(store: Path) -> None:
     model = load_model(store / "stablesr")
     assert isinstance(model, PipelineModel) and model.metadata["tile"] == 32
@@ -344,6 +372,8 @@ def test_a_loaded_model_can_be_handed_in_and_stays_as_it_is(store: Path) -> None
         Upscaler(model, dtype="bf16")
     with pytest.raises(OptionError, match=r"model: int cannot be used; give a name, a path"):
         Upscaler(3)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"is a folder without model_index\.json"):
+        Upscaler("")  # and not the default: the variable of a script may be empty
     nn.init.constant_(model.pipe.to(torch.float16).unet.conv_out.bias, float("nan"))  # type: ignore[union-attr]
     with pytest.raises(ModelError, match=r"latents: .*pipe\.to\(torch\.bfloat16\)"):
         Upscaler(model)(image)
@@ -357,6 +387,9 @@ def test_another_device_than_that_of_the_handed_in_pipeline_is_refused(
     monkeypatch.setattr("addsr.upscaler.choose_device", torch.device)
     with pytest.raises(OptionError, match=r"device: the pipeline .* is on cpu; move it"):
         Upscaler(model, device="cuda")
+    with pytest.raises(OptionError, match=r"device: the pipeline .* is on cpu; move it"):
+        Upscaler(model, device="cpu:1")
+    assert Upscaler(model, device="cpu").restorer.device.type == "cpu"
 
 
 def test_a_device_too_small_for_all_weights_gets_them_in_turns(

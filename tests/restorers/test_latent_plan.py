@@ -70,6 +70,10 @@ def test_what_does_not_fit_is_refused_with_peak_and_remedy() -> None:
         plan((3000, 3000))
     with pytest.raises(MemoryLimitError, match="GiB of device memory"):
         make_latent_plan((128, 128), WISH, HALF, Room(64 * GIB, GIB // 8, 4))
+    with pytest.raises(MemoryLimitError, match="or leave --tile at auto"):
+        make_latent_plan((900, 900), replace(WISH, tile=2048), HALF, Room(64 * GIB, 2 * GIB, 4))
+    small = make_latent_plan((128, 128), replace(WISH, tile=2048), HALF, Room(64 * GIB, 2 * GIB, 4))
+    assert small.tile_bytes == plan((128, 128)).tile_bytes, "a small picture stays small"
 
 
 @settings(max_examples=30)

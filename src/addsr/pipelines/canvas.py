@@ -14,7 +14,7 @@ Size = tuple[int, int]
 """Height and width."""
 
 LONGEST = 4
-"""Small pictures are enlarged until their long side has this many tiles, at most."""
+"""Small pictures are enlarged until their long side is so many trained sides, at most."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,26 @@ class Canvas:
         return resize(x[..., : self.content[0], : self.content[1]], self.target)
 
 
-def make_canvas(source: Size, upscale: float, tile: int, factor: int, multiple: int) -> Canvas:
+def make_canvas(
+    source: Size, upscale: float, tile: int, factor: int, multiple: int, trained: int | None = None
+) -> Canvas:
     """The canvas for a picture of `source` made `upscale` times larger.
 
-    The network knows pictures of one tile: a result with a shorter side is restored larger and
-    reduced afterwards, as the paper does. A panorama is enlarged less, or not at all.
+    The network knows pictures of `trained` pixels: a result with a shorter side is restored larger
+    and reduced afterwards, as the paper does. Smaller tiles let it stay smaller, larger ones change
+    nothing, or a small picture would cost as much as a large one. A panorama is enlarged less, or
+    not at all.
 
     Args:
         tile: side of the sampler's tiles, in picture pixels.
         factor: picture pixels per latent pixel.
         multiple: sides of a latent that is smaller than a tile are multiples of this.
+        trained: side of the pictures the network was trained with; None: `tile`.
     """
     target = target_size(source, upscale)
     short, long = min(target), max(target)
-    grow = max(1.0, min(tile / short, LONGEST * tile / long))
+    side = tile if trained is None else min(tile, trained)
+    grow = max(1.0, min(side / short, LONGEST * side / long))
     content = target_size(target, grow)
     latent = [-(-side // factor) for side in content]
     latent = [n if n * factor >= tile else -(-n // multiple) * multiple for n in latent]

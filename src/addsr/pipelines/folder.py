@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from addsr.errors import ModelError, OutputError
+from addsr.errors import AddsrError, ModelError, OptionError, OutputError
 from addsr.models.files import load_weights, save_weights
 from addsr.models.pipeline_files import INDEX, weights_name
 from addsr.nets.stablesr import (
@@ -48,6 +49,7 @@ _PROMPT = "empty_prompt"
 
 def save_parts(pipe: StableSRPipeline, folder: Path, variant: str | None) -> None:
     """Writes everything; the index comes last, so that a folder that has one is whole."""
+    _remove(_make(folder) / INDEX)
     index: dict[str, Any] = {"_class_name": CLASS, **asdict(pipe.config)}
     for name, kind in _BACKBONES.items():
         net: Any = pipe.components[name]
@@ -99,12 +101,14 @@ def load_parts(
     if missing:
         raise ModelError(f"{folder / INDEX}: has no {', '.join(missing)}; fetch the model again")
     known = {field.name for field in fields(PipelineConfig)}
-    parts: dict[str, Any] = {
-        "config": PipelineConfig(**{k: v for k, v in index.items() if k in known})
-    }
+    try:
+        shape = PipelineConfig(**{k: v for k, v in index.items() if k in known})
+    except OptionError as error:
+        raise ModelError(f"{folder / INDEX}: {error}") from error
+    parts: dict[str, Any] = {"config": shape}
     for name, kind in _BACKBONES.items():
         config = _read_json(folder / name / "config.json")
-        net = _meta(lambda kind=kind, config=config: rebuild(kind, config))
+        net = _meta(lambda kind=kind, config=config: rebuild(kind, config), folder / name)
         state = _read_tensors(folder / name / weights_name(variant))
         parts[name] = _filled(net, state, dtype, folder / name)
     for name, (kind, shape) in _OURS.items():
@@ -115,21 +119,28 @@ def load_parts(
             config = shape(**{k: _tuples(v) for k, v in metadata["config"].items()})
         except (TypeError, ValueError, KeyError) as error:
             raise ModelError(f"{folder / name}: unknown shape ({error}); update addsr") from error
-        net = _meta(lambda kind=kind, config=config: kind(config))
+        net = _meta(lambda kind=kind, config=config: kind(config), folder / name)
         parts[name] = _filled(net, state, dtype, folder / name)
     state, _ = load_weights(folder / _PROMPT / weights_name(variant))
     if "prompt_embeds" not in state:
         raise ModelError(f"{folder / _PROMPT}: holds no prompt_embeds; fetch the model again")
     parts["prompt_embeds"] = state["prompt_embeds"]
-    library, name = index["scheduler"]
-    if scheduler is not None:
-        parts["scheduler"] = scheduler
-    elif library == "addsr":
-        parts["scheduler"] = name
-    else:
-        config = _read_json(folder / "scheduler" / "scheduler_config.json")
-        parts["scheduler"] = rebuild(name, config)
+    parts["scheduler"] = _read_scheduler(folder, index) if scheduler is None else scheduler
     return parts
+
+
+def _read_scheduler(folder: Path, index: dict[str, Any]) -> Any:
+    """The name of one of ours, or a scheduler of diffusers."""
+    entry = index["scheduler"]
+    if not isinstance(entry, list) or [type(one) for one in cast("list[Any]", entry)] != [str, str]:
+        raise ModelError(
+            f"{folder / INDEX}: scheduler = {entry!r} is no pair of texts; fetch the model again"
+        )
+    library, name = cast("list[str]", entry)
+    if library == "addsr":
+        return name
+    config = _read_json(folder / "scheduler" / "scheduler_config.json")
+    return _built(lambda: rebuild(name, config), folder / "scheduler")
 
 
 def find_folder(path_or_id: str | Path, revision: str | None, local_files_only: bool) -> Path:
@@ -165,10 +176,23 @@ def find_folder(path_or_id: str | Path, revision: str | None, local_files_only: 
     return Path(found)
 
 
-def _meta(build: Any) -> nn.Module:
+def _meta(build: Callable[[], Any], place: Path) -> nn.Module:
     """A network without memory, for its numbers come from a file."""
     with torch.device("meta"):
+        return _built(build, place)
+
+
+def _built(build: Callable[[], Any], place: Path) -> Any:
+    """What `build` makes of the configuration in `place`."""
+    try:
         return build()
+    except AddsrError:
+        raise
+    except Exception as error:  # of every kind: constructors check little
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{place}: nothing can be built of its configuration ({reason}); fetch the model again"
+        ) from error
 
 
 def _filled(
@@ -201,7 +225,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{path}: cannot be read ({error}); give a folder written by save_pretrained"
         ) from error
@@ -220,6 +244,13 @@ def _make(folder: Path) -> Path:
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error}); give another folder") from error
     return folder
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be replaced ({error}); give another folder") from error
 
 
 def _write_text(path: Path, text: str) -> None:

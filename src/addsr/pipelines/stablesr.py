@@ -60,7 +60,7 @@ class StableSRPipeline:
 
         Raises:
             ModelError: parts that do not fit each other.
-            OptionError: a scheduler that does not fit.
+            OptionError: a scheduler or a tile that does not fit.
         """
         self.config = config or PipelineConfig()
         nets: dict[str, Any] = {"unet": unet, "vae": vae}
@@ -80,6 +80,7 @@ class StableSRPipeline:
         self._multiple = math.lcm(
             encoder.config.multiple, 2 ** (len(shape["block_out_channels"]) - 1)
         )
+        self.parts.check_tile(None)
 
     @classmethod
     def from_pretrained(
@@ -100,13 +101,21 @@ class StableSRPipeline:
 
         Raises:
             ModelError: the folder or one of its files is missing, damaged or of another kind.
+            OptionError: `scheduler` does not fit.
             DependencyError: diffusers is not installed.
         """
         from .folder import find_folder, load_parts
 
         folder = find_folder(path_or_id, revision, local_files_only)
         parts = load_parts(folder, torch_dtype, variant, scheduler)
-        return cls(**parts)
+        if scheduler is not None:
+            check_scheduler(scheduler, parts["config"].prediction)
+        try:
+            return cls(**parts)
+        except (OptionError, TypeError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"{folder}: its parts do not fit each other ({error}); fetch the model again"
+            ) from error
 
     def save_pretrained(
         self, folder: str | Path, *, variant: str | None = None, safe_serialization: bool = True
@@ -326,8 +335,9 @@ class StableSRPipeline:
         """One picture's result."""
         stages = self._stages
         canvas = make_canvas(
-            picture.size, options.upscale, options.tile, stages.factor, self._multiple
-        )
+            picture.size, options.upscale, options.tile, stages.factor, self._multiple,
+            self.config.tile,
+        )  # fmt: skip
         rgb = picture.rgb
         if picture.alpha is not None:
             rgb = fill_transparent(rgb, picture.alpha)

@@ -77,7 +77,7 @@ def handed_in(
             "addsr.load_model gave"
         )
     pipe = model.pipe
-    if device is not None and device.type != pipe.device.type:
+    if device is not None and not _is_same(device, pipe.device):
         raise OptionError(
             f"device: the pipeline handed in is on {pipe.device}; move it with "
             f"pipe.to({str(device)!r}), or give the model's name"
@@ -106,7 +106,7 @@ def load_pipeline(
         raise MemoryLimitError(
             f"model: the weights of {found.info.name} take {needed / 2**30:.2f} GiB of main memory"
             f"{'' if dtype is None else f' in {_short(dtype)}'}, {free / 2**30:.2f} GiB are free; "
-            "free memory, or use --dtype bf16, which takes half of fp32"
+            f"free memory{', or use --dtype bf16' if dtype in (None, torch.float32) else ''}"
         )
     log.info("loading %s (%.1f GB) from %s", found.info.name, needed / 1e9, found.folder)
     pipe = StableSRPipeline.from_pretrained(found.folder, torch_dtype=dtype, variant=variant)
@@ -140,6 +140,7 @@ class LatentRestorer:
         self.pipe = pipe
         self.info = info
         self._is_own = is_own  # or it serves others too, and its type is theirs
+        self._room: Room | None = None  # when the last plan was made
 
     @property
     def device(self) -> torch.device:
@@ -155,6 +156,7 @@ class LatentRestorer:
 
     def plan(self, source: tuple[int, int], wish: Wish, room: Room) -> Plan:
         """One pass with as many tiles at once and as wide strips as memory allows."""
+        self._room = room
         return make_latent_plan(source, wish, self._facts(), room)
 
     def count(self, plan: Plan, wish: Wish) -> tuple[int, int]:
@@ -200,7 +202,39 @@ class LatentRestorer:
                 "values overflowed in %s; this picture is done again in %s, as all after it",
                 _short(self.dtype), _short(wider),
             )  # fmt: skip
-            self.pipe.to(wider)
+            plan = self._widen(wider, plan, wish)
+
+    def _widen(self, wider: torch.dtype, plan: Plan, wish: Wish) -> Plan:
+        """Has the networks in `wider`, with what is then the plan.
+
+        Raises:
+            MemoryLimitError: the weights or the picture would not fit; all stays as it was.
+        """
+        held = sum(_net_bytes(self.pipe).values())
+        more = held * torch.finfo(wider).bits // torch.finfo(self.dtype).bits - held
+        own = None if self.device.type not in ("cuda", "xpu") else free_memory(self.device)
+        is_moved = own is not None and not self.pipe.is_offloading and own < more + _WORKING_BYTES
+        needed = more + held if is_moved else more
+        if own is None or self.pipe.is_offloading or is_moved:
+            free = free_host_memory()
+            if needed > free:
+                raise MemoryLimitError(
+                    f"model: values overflowed in {_short(self.dtype)}, and the weights of "
+                    f"{self.info.name} take {needed / 2**30:.2f} GiB of main memory more in "
+                    f"{_short(wider)}, {free / 2**30:.2f} GiB are free; free memory"
+                )
+        if is_moved:
+            log.warning("in %s the weights wait in main memory", _short(wider))
+            self.pipe.enable_model_cpu_offload(self.device)
+        self.pipe.to(wider)
+        if not more or self._room is None:
+            return plan
+        room = replace(
+            self._room,
+            host=min(self._room.host, free_host_memory()),
+            device=None if own is None else free_memory(self.device),
+        )
+        return make_latent_plan(plan.source, wish, self._facts(), room)
 
     def _wider(self) -> torch.dtype | None:
         """The next type to try, None at the end."""
@@ -259,6 +293,12 @@ def _weights_bytes(folder: Path, dtype: torch.dtype | None) -> int:
             ) from error
         total += sum(math.prod(shape) for shape in shapes) * torch.finfo(dtype).bits // 8
     return total
+
+
+def _is_same(wanted: torch.device, device: torch.device) -> bool:
+    """Whether `device` is the one that is wanted; any of its kind, if no number is."""
+    numbered = ":" in str(wanted)
+    return wanted.type == device.type and (not numbered or wanted.index == (device.index or 0))
 
 
 def _short(dtype: torch.dtype) -> str:

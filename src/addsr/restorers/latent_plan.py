@@ -68,7 +68,7 @@ def make_latent_plan(source: tuple[int, int], wish: Wish, facts: LatentFacts, ro
         MemoryLimitError: the expected peak is more than there is.
     """
     tile = facts.tile if wish.tile == "auto" else wish.tile
-    canvas = make_canvas(source, wish.scale, tile, facts.factor, facts.multiple)
+    canvas = _canvas(source, wish.scale, tile, facts)
     stages = _Stages(canvas, tile, facts, has_taps=wish.fidelity > 0)
     fixed = _pictures_bytes(source, canvas, wish.color, room.result_bytes_per_pixel)
     is_host = room.device is None
@@ -82,9 +82,12 @@ def make_latent_plan(source: tuple[int, int], wish: Wish, facts: LatentFacts, ro
     device = max(stages.sampling(batch), stages.vae(strip)) + facts.moved_bytes
     host = fixed + (max(stages.sampling(batch), stages.vae(strip) + stages.maps(strip)) if is_host
                     else stages.maps(strip))  # fmt: skip
-    check_memory(source, canvas.target, host, room.host, "main memory")
+    given = wish.tile != "auto"
+    check_memory(source, canvas.target, host, room.host, "main memory", is_tile_given=given)
     if room.device is not None:
-        check_memory(source, canvas.target, device, room.device, "device memory")
+        check_memory(
+            source, canvas.target, device, room.device, "device memory", is_tile_given=given
+        )
     return Plan(
         source, canvas.target, (Pass(source, canvas.target, None),), tile, host, device,
         tile_batch=batch, strip_pixels=strip,
@@ -93,8 +96,12 @@ def make_latent_plan(source: tuple[int, int], wish: Wish, facts: LatentFacts, ro
 
 def count_tiles(source: tuple[int, int], scale: float, tile: int, facts: LatentFacts) -> int:
     """Tiles of every sampling step."""
-    canvas = make_canvas(source, scale, tile, facts.factor, facts.multiple)
+    canvas = _canvas(source, scale, tile, facts)
     return _Stages(canvas, tile, facts, has_taps=False).tiles
+
+
+def _canvas(source: tuple[int, int], scale: float, tile: int, facts: LatentFacts) -> Canvas:
+    return make_canvas(source, scale, tile, facts.factor, facts.multiple, facts.tile)
 
 
 class _Stages:
