@@ -128,6 +128,18 @@ def test_a_larger_tile_does_not_make_small_pictures_larger() -> None:
         assert canvas.content == (side, side) and canvas.target == (400, 400)
 
 
+def test_the_network_sees_the_picture_enlarged_as_it_was_trained() -> None:
+    image = picture(10, 8)
+    canvas = make_canvas((10, 8), 4, 32, 4, 8)
+    wanted = nn.functional.interpolate(image, scale_factor=4.0, mode="bicubic").clamp(0, 1) * 2 - 1
+    seen = canvas.fill(image)
+    assert canvas.content == (40, 32)
+    torch.testing.assert_close(seen[..., :40, :32], wanted, atol=1e-6, rtol=0)
+    # Catmull-Rom's a = -0.5 would be another picture
+    other = nn.functional.interpolate(image, scale_factor=4.0, mode="bicubic", antialias=True)
+    assert (seen[..., :40, :32] - (other.clamp(0, 1) * 2 - 1)).abs().max() > 0.01
+
+
 def test_mirroring_starts_at_the_edge() -> None:
     assert mirrored(4, 4).tolist() == [0, 1, 2, 3]
     assert mirrored(1, 3).tolist() == [0, 0, 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from addsr.image.resize import resize
@@ -30,7 +31,7 @@ class Canvas:
 
     def fill(self, rgb: Tensor) -> Tensor:
         """`rgb` `(1, 3, H, W)` in [0, 1] as the network's input in [-1, 1]."""
-        x = resize(rgb, self.content).clamp(0, 1)
+        x = enlarge(rgb, self.content)
         for dim, (side, full) in zip(
             (-2, -1), zip(self.content, self.padded, strict=True), strict=True
         ):
@@ -41,6 +42,14 @@ class Canvas:
     def empty(self, x: Tensor) -> Tensor:
         """The result `(1, 3, H, W)` in the range of `x`, the restored canvas."""
         return resize(x[..., : self.content[0], : self.content[1]], self.target)
+
+
+def enlarge(rgb: Tensor, size: Size) -> Tensor:
+    """`rgb` `(B, 3, H, W)` in [0, 1] at the larger `size`, as StableSR was trained to see it.
+
+    torch's bicubic kernel, a = -0.75 without antialias; everything else here enlarges with -0.5.
+    """
+    return F.interpolate(rgb, size=size, mode="bicubic").clamp(0, 1)
 
 
 def make_canvas(

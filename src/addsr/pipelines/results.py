@@ -14,9 +14,8 @@ from addsr.errors import InputError, OptionError
 from addsr.image.alpha import enlarge_alpha
 from addsr.image.color import match_color
 from addsr.image.kinds import Picture, PilSink, accept
-from addsr.image.resize import resize
 
-from .canvas import Canvas
+from .canvas import Canvas, enlarge
 from .options import Options, OutputType
 
 Seeds = torch.Generator | Sequence[torch.Generator] | None
@@ -76,8 +75,8 @@ def finish(
     """The result of one picture from its restored pixels in [-1, 1]."""
     height, width = canvas.target
     if options.color != "none":
-        enlarged = resize(rgb, canvas.target).clamp(0, 1) * 2 - 1
-        restored = match_color(restored, enlarged, options.color)
+        reference = enlarge(rgb, canvas.target) * 2 - 1
+        restored = match_color(restored, reference, options.color)
     restored = ((restored + 1) / 2).clamp(0, 1)
     if options.output == "pt":
         return restored

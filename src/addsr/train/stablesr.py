@@ -29,6 +29,7 @@ from addsr.nets.stablesr import (
 )
 from addsr.nets.stablesr.backbones import rebuild
 from addsr.pipelines import StableSRPipeline
+from addsr.pipelines.canvas import enlarge as enlarge_picture
 from addsr.pipelines.stablesr import PipelineConfig
 
 from .base import load_base
@@ -300,10 +301,9 @@ def differentiable(x: Tensor) -> Tensor:
 
 
 def enlarge(batch: Batch) -> Tensor:
-    """The inputs at the size of the targets, in [0, 1], by the bicubic kernel of the pipeline."""
-    size = batch.hr.shape[-2:]
-    x = F.interpolate(batch.lr, size=size, mode="bicubic", antialias=True)
-    return x.clamp(0, 1).contiguous(memory_format=torch.channels_last)
+    """The inputs at the size of the targets, in [0, 1], as the pipeline enlarges them."""
+    x = enlarge_picture(batch.lr, (batch.hr.shape[-2], batch.hr.shape[-1]))
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def encoder_config(table: dict[str, Any]) -> tuple[EncoderConfig, int]:
