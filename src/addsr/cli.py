@@ -25,6 +25,7 @@ from .terminal import (
     Bar,
     Talk,
     make_folder,
+    printable,
     say,
     silence,
 )
@@ -329,7 +330,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
         print(f"error: {error}\nTry: addsr --help", file=sys.stderr)
         return USAGE
     except AddsrError as error:
-        say(f"error: {error}", sys.stderr)
+        say(printable(f"error: {error}"), sys.stderr)
         return USAGE if isinstance(error, OptionError) else FAILED
     except KeyboardInterrupt:
         print("interrupted; nothing half-written was left", file=sys.stderr)

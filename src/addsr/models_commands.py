@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from cyclopts import App, Parameter
 
 from .errors import AddsrError, DependencyError, ModelError, OptionError
-from .terminal import FAILED, USUAL_TALK, Bar, Talk, say
+from .terminal import FAILED, USUAL_TALK, Bar, Talk, printable, say
 
 if TYPE_CHECKING:
     from .models.published import Published
@@ -50,7 +50,8 @@ def list_models(*, json_summary: Json = False, talk: Talk = USUAL_TALK) -> int:
         size = f"{row['bytes'] / 1e9:.2f} GB" if row["bytes"] else "-"
         if row["state"] == "available":
             size = f"~{size}"
-        table.add_row(row["name"], row["state"], size, row["licence"], row["description"])
+        cells = (row["name"], row["state"], size, row["licence"], row["description"])
+        table.add_row(*(printable(cell) for cell in cells))
     _print(table)
     return 0
 
@@ -96,13 +97,14 @@ def pull(
     if model.is_non_commercial and not accept_licence:
         _ask("Accept this licence?", "--accept-licence")
     _need("diffusers")
-    check_space(int(model.download_gb * 1e9 / (1 if dtype == "fp32" else 2)))
+    check_space(int(model.stored_gb * 1e9 * (2 if dtype == "fp32" else 1)))
     if talk.quiet:
         from huggingface_hub.utils import disable_progress_bars
 
         disable_progress_bars()
-    from .models.download import download
+    from .models.download import check_room, download
 
+    check_room(model)
     paths: list[Path] = []
     for file in model.files:
         if not talk.quiet:
@@ -186,7 +188,7 @@ def info(name: str, /, *, json_summary: Json = False, talk: Talk = USUAL_TALK) -
         return 0
     for key, value in facts.items():
         for k, line in enumerate(_lines(value)):
-            say(f"{key if k == 0 else '':<12}  {line}")
+            say(printable(f"{key if k == 0 else '':<12}  {line}"))
     return 0
 
 
@@ -215,7 +217,7 @@ def verify(
         for name in dict.fromkeys(wanted):
             wrong[name] = _damages(name, bar)
             for line in wrong[name]:
-                say(f"error: {name}: {line}", sys.stderr)
+                say(printable(f"error: {name}: {line}"), sys.stderr)
             if not wrong[name] and not json_summary and not talk.quiet:
                 say(f"{name}: whole")
     if json_summary:
@@ -396,7 +398,8 @@ def _lines(value: Any) -> list[str]:
 def _print(table: Any) -> None:
     from rich.console import Console
 
-    console = Console(soft_wrap=False)
+    # facts are text: brackets in a path or a licence are no markup
+    console = Console(soft_wrap=False, markup=False, emoji=False, highlight=False)
     with console.capture() as shown:  # `say` prints what the terminal has no letters for
         console.print(table)
     say(shown.get().rstrip("\n"))

@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
+from unicodedata import category
 
 from cyclopts import Parameter
 
@@ -65,6 +66,18 @@ def say(text: str, stream: TextIO | None = None) -> None:
         silence(out)
 
 
+def printable(text: str) -> str:
+    r"""`text` of a stranger's file without what a terminal would obey; lines stay lines.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return "".join(
+        c if c == "\n" or category(c)[0] != "C" else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
 def silence(stream: TextIO) -> None:
     """Lets what a closed pipe refused go nowhere, or Python would complain of it at its exit."""
     with open(os.devnull, "wb") as nowhere:
@@ -103,7 +116,7 @@ class Bar:
         )
 
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from addsr.errors import ModelError
-from addsr.models import pickles
+from addsr.models import pickle_structure, pickles
 from addsr.models.pickles import read_state
 
 WEIGHTS = {"a.weight": torch.arange(12.0).view(3, 4), "a.bias": torch.ones(3, dtype=torch.half)}
@@ -30,9 +30,9 @@ class Calls:
     """Pickled, it asks for a call when it is read."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.reduced = function, arguments
+        self.reduced: tuple[Any, ...] = function, arguments
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return self.reduced
 
 
@@ -195,6 +195,109 @@ def test_a_structure_of_thirty_thousand_levels_does_no_harm(tmp_path: Path) -> N
             read_state(replace_pickle(path, content))
 
 
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "old-form"])
+@pytest.mark.parametrize(
+    "key",
+    [b")" + b"\x85" * 300_000, b")q\x00" + b"h\x00h\x00\x86q\x00" * 60],
+    ids=["deep", "doubled"],
+)
+def test_keys_that_python_would_walk_through_for_ever_are_refused(
+    tmp_path: Path, key: bytes, is_zip: bool
+) -> None:
+    content = b"\x80\x02}" + key + b"K\x01s."
+    if is_zip:
+        path = replace_pickle(checkpoint(tmp_path / "a.ckpt", None), content)
+    else:  # in the list of keys at the end, where torch hashes them too
+        path = checkpoint(tmp_path / "a.ckpt", None, is_zip=False)
+        whole = path.read_bytes()
+        start = whole.rindex(b"\x80\x02]q\x00")
+        path.write_bytes(whole[:start] + content)
+    with pytest.raises(ModelError, match="tuples in tuples of an extreme size"):
+        read_state(path)
+
+
+def test_what_has_no_name_is_not_called_and_not_printed(tmp_path: Path) -> None:
+    doubled = b"]q\x00" + b"](h\x00h\x00eq\x00" * 60
+    for call in (b")R.", b")\x81."):
+        path = replace_pickle(checkpoint(tmp_path / "a.ckpt", None), b"\x80\x02" + doubled + call)
+        with pytest.raises(ModelError, match="calls something that has no name"):
+            read_state(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x80\x02R.", b"\x80\x02h\x07.", b"\x80\x02e.", b"\x80\x02s."]
+)
+def test_structures_that_take_what_is_not_there_are_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(ModelError, match="has a malformed structure"):
+        read_state(replace_pickle(checkpoint(tmp_path / "a.ckpt", None), content))
+
+
+def test_capitals_do_not_hide_a_structure(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "a.ckpt", None)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:  # torch takes the folder of the first entry
+        for name, data in entries.items():
+            if name.endswith("/data.pkl"):
+                name, data = (
+                    name.replace("data.pkl", "DATA.PKL"),
+                    b"\x80\x02)" + b"\x85" * 200 + b".",
+                )
+            archive.writestr(name, data)
+        archive.writestr("other/data.pkl", b"\x80\x02}.")
+    with pytest.raises(ModelError, match="tuples in tuples of an extreme size"):
+        read_state(path)
+
+
+def test_files_without_checksums_of_the_archive_are_read(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = checkpoint(tmp_path / "a.ckpt", None)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert same(read_state(path))
+
+
+def test_methods_that_a_file_brings_along_are_not_those_that_are_called(tmp_path: Path) -> None:
+    odd = torch.ones(3)
+    odd.numel = odd.to = Foreign  # type: ignore[assignment]
+    methods = {"items": Foreign, "keys": Foreign, "get": Foreign}
+    state = Calls(collections.OrderedDict)
+    state.reduced = collections.OrderedDict, (), methods, None, iter([("a.weight", odd)])
+    torch.save({"state_dict": state}, tmp_path / "a.ckpt")
+    read = read_state(tmp_path / "a.ckpt")["a.weight"]
+    assert read.numel() == 3 and torch.equal(read.to(torch.half), torch.ones(3).half())
+    assert not vars(read)
+
+
+def test_trained_parameters_come_without_their_gradients(tmp_path: Path) -> None:
+    torch.save({"a": torch.nn.Parameter(torch.ones(2))}, tmp_path / "a.ckpt")
+    assert not read_state(tmp_path / "a.ckpt")["a"].requires_grad
+
+
+def test_one_tensor_under_a_thousand_names_is_refused(tmp_path: Path) -> None:
+    one = torch.zeros(1000)
+    torch.save({"a": one, "b": one}, tmp_path / "tied.ckpt")
+    assert len(read_state(tmp_path / "tied.ckpt")) == 2
+    torch.save({f"{k}.weight": one for k in range(1000)}, tmp_path / "a.ckpt")
+    with pytest.raises(ModelError, match=r"claim 0\.00 GB, more than the file holds"):
+        read_state(tmp_path / "a.ckpt")
+
+
+def test_a_disk_that_cannot_be_read_is_not_taken_for_a_damaged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = checkpoint(tmp_path / "a.ckpt", None)
+
+    def refuse(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pickles, "_load", refuse)
+    with pytest.raises(ModelError, match=r"a\.ckpt: cannot be read \(.*denied.*rights"):
+        read_state(path)
+
+
 def test_archives_that_grow_when_read_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,7 +319,7 @@ def test_an_old_file_with_an_extreme_structure_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = checkpoint(tmp_path / "a.ckpt", "x" * 3000, is_zip=False)
-    monkeypatch.setattr(pickles, "MAX_STRUCTURE_BYTES", 2000)
+    monkeypatch.setattr(pickle_structure, "MAX_STRUCTURE_BYTES", 2000)
     with pytest.raises(ModelError, match="structure of an extreme size"):
         read_state(path)
 
@@ -242,8 +345,9 @@ def test_an_archive_of_other_files_is_told_to_be_unpacked(tmp_path: Path) -> Non
         (torch.zeros(1).expand(10**9), "claims more numbers than the file holds"),
         (torch.eye(3).to_sparse(), "no plain tensor"),
         (torch.zeros(2, device="meta"), "no plain tensor"),
+        (torch.zeros(2, dtype=torch.complex64), "no plain tensor"),
     ],
-    ids=["expanded", "sparse", "meta"],
+    ids=["expanded", "sparse", "meta", "complex"],
 )
 def test_tensors_that_are_not_plain_are_refused(
     tmp_path: Path, tensor: Tensor, message: str

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    constants,
+    hf_hub_download,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 
-from addsr.errors import ModelError
+from addsr.errors import ModelError, OutputError
 
-from .published import Base, PublishedFile
+from .published import Base, Published, PublishedFile
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WEIGHTS = {
@@ -38,6 +44,26 @@ def download(file: PublishedFile) -> Path:
         f"{file.name}: no mirror gave it ({'; '.join(reasons)}); or fetch it with a browser from "
         f"{' or '.join(file.urls)}, then: addsr models import {file.name}"
     )
+
+
+def check_room(model: Published) -> None:
+    """Whether the disk of the hub's cache has room for `model`; nothing where it lies there.
+
+    Raises:
+        OutputError: it has not.
+    """
+    checkpoint = next(file for file in model.files if file.role == "checkpoint")
+    for mirror in checkpoint.mirrors:
+        if isinstance(try_to_load_from_cache(mirror, checkpoint.name), str):
+            return
+    cache = Path(constants.HF_HUB_CACHE)
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 1e9
+    if free < model.download_gb:
+        raise OutputError(
+            f"{cache}: the download takes about {model.download_gb:.1f} GB and {free:.2f} GB are "
+            "free; make room, or point HF_HOME to another disk"
+        )
 
 
 def stated_sha256(path: Path) -> str | None:

@@ -48,7 +48,7 @@ def describe(name: str) -> dict[str, Any]:
         facts |= {
             "description": published.description,
             "steps": published.steps,
-            "licence": published.full_licence,
+            "licence": model.licence if model else published.full_licence,
             "licence_url": published.licence_url,
             "note": published.note,
             "downloads": [

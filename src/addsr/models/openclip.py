@@ -17,7 +17,7 @@ from addsr.errors import ModelError
 
 from .renaming import few, layout_of
 
-_BLOCK = re.compile(r"model\.transformer\.resblocks\.(\d+)\.(.+)")
+_BLOCK = re.compile(r"model\.transformer\.resblocks\.([0-9]{1,3})\.(.+)")
 _IN_BLOCK = {
     f"{layer}{part}"
     for layer in ("ln_1.", "ln_2.", "attn.in_proj_", "attn.out_proj.", "mlp.c_fc.", "mlp.c_proj.")
@@ -29,6 +29,7 @@ _OUTSIDE = {
     "model.ln_final.weight",
     "model.ln_final.bias",
 }
+_MAX_POSITIONS = 1000  # published: 77; attention over millions would never end
 _UNUSED = {"model.text_projection", "model.logit_scale", "model.attn_mask"}
 """For comparisons with pictures."""
 
@@ -91,6 +92,8 @@ def _check(state: Mapping[str, Tensor]) -> int:
 
 def _prompt(words: Tensor, positions: Tensor) -> Tensor:
     """Begin, end, and nothing: the last two words of the vocabulary and its first."""
+    if len(positions) > _MAX_POSITIONS:
+        raise ValueError(f"{len(positions)} positions in a prompt")
     tokens = torch.zeros(len(positions), dtype=torch.long)
     tokens[0], tokens[1] = len(words) - 2, len(words) - 1
     return (words[tokens].float() + positions.float())[None]

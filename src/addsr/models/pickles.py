@@ -9,7 +9,8 @@ a name that it overlooks ends in torch's refusal.
 
 from __future__ import annotations
 
-import pickletools
+import io
+import struct
 import threading
 import warnings
 import zipfile
@@ -19,7 +20,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -33,8 +34,8 @@ from torch.serialization import (
 
 from addsr.errors import ModelError
 
-MAX_STRUCTURE_BYTES = 64 << 20
-"""Of a checkpoint without its tensors' numbers; a published one has about half a megabyte."""
+from .pickle_structure import MAX_STRUCTURE_BYTES, named_in
+
 MAX_FOREIGN_NAMES = 1000
 
 # torch keeps one list of known classes for the whole process
@@ -77,6 +78,10 @@ def read_state(path: str | Path) -> Mapping[str, Tensor]:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
         loaded = _load(path)
+    except OSError as error:  # of the disk; torch and safetensors have errors of their own
+        raise ModelError(
+            f"{path}: cannot be read ({error}); check the disk and the rights"
+        ) from error
     except Exception as error:  # a hostile file can make the readers raise anything
         raise ModelError(
             f"{path}: cannot be read as tensors alone ({_reason(error)}); fetch it again, or turn "
@@ -85,9 +90,15 @@ def read_state(path: str | Path) -> Mapping[str, Tensor]:
     state = _state_dict(loaded)
     if state is None:
         raise ModelError(f"{path}: holds no state_dict; give the path of a published checkpoint")
-    for name, tensor in state.items():
-        _check(path, name, tensor)
-    return state
+    plain = {name: _plain(path, name, tensor) for name, tensor in state.items()}
+    # a file may hold one tensor and name it a million times, each to be copied
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in plain.values())
+    if claimed > 2 * path.stat().st_size:
+        raise ModelError(
+            f"{path}: its tensors claim {claimed / 1e9:.2f} GB, more than the file holds; fetch it "
+            "again"
+        )
+    return plain
 
 
 def _load(path: Path) -> Any:
@@ -133,21 +144,16 @@ def _known(classes: Any) -> Generator[None]:
 
 def _scan(path: Path) -> list[str]:
     """Names in a file of the old form; those that torch knows itself do no harm among them."""
+    names: set[str] = set()
     with path.open("rb") as file:
-        # magic number, protocol, facts about the system that wrote it, the objects
-        return sorted({name for _ in range(4) for name in _scan_pickle(file)})
-
-
-def _scan_pickle(file: IO[bytes]) -> Generator[str]:
-    for opcode, argument, position in pickletools.genops(file):
-        if position is not None and position > MAX_STRUCTURE_BYTES:
-            raise ValueError("has a structure of an extreme size")
-        if opcode.name == "GLOBAL":
-            module, name = cast("str", argument).split(" ", 1)
-            # Python 2 called some things otherwise, and torch translates
-            if (module, name) in NAME_MAPPING:
-                module, name = NAME_MAPPING[module, name]
-            yield f"{IMPORT_MAPPING.get(module, module)}.{name}"
+        # magic number, protocol, facts about the system that wrote it, the objects, their keys
+        for _ in range(5):
+            for module, name in named_in(file):
+                # Python 2 called some things otherwise, and torch translates
+                if (module, name) in NAME_MAPPING:
+                    module, name = NAME_MAPPING[module, name]
+                names.add(f"{IMPORT_MAPPING.get(module, module)}.{name}")
+    return sorted(names)
 
 
 def _reason(error: Exception) -> str:
@@ -158,10 +164,11 @@ def _reason(error: Exception) -> str:
 
 
 def _check_zip(path: Path) -> None:
-    """Refuses archives that torch did not write, and such as grow when they are read."""
+    """Refuses archives that torch did not write, and such as harm the program that reads them."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    structures = [e for e in entries if e.filename.endswith("/data.pkl")]
+    # torch does not tell capitals from small letters here
+    structures = [e for e in entries if e.filename.lower().endswith("/data.pkl")]
     if not structures:
         few = ", ".join(e.filename for e in entries[:4])
         raise ValueError(f"is an archive of other files: {few}; unpack it and give what is inside")
@@ -169,33 +176,45 @@ def _check_zip(path: Path) -> None:
         raise ValueError("is compressed, which torch.save never does")
     if sum(e.file_size for e in structures) > MAX_STRUCTURE_BYTES:
         raise ValueError("has a structure of an extreme size")
+    with path.open("rb") as file:
+        for entry in structures:
+            # not by ZipFile.read: torch.save can be told to leave out the checksum that it wants
+            file.seek(entry.header_offset)
+            name_bytes, extra_bytes = struct.unpack("<26x2H", file.read(30))
+            file.seek(name_bytes + extra_bytes, io.SEEK_CUR)
+            for _ in named_in(io.BytesIO(file.read(entry.file_size))):
+                pass  # torch's own scan gives the names
 
 
-def _state_dict(loaded: Any) -> dict[str, Tensor] | None:
+def _state_dict(loaded: Any) -> dict[str, Any] | None:
+    # a file can give an OrderedDict other methods under the same names; those of dict stay
     if not isinstance(loaded, dict):
         return None
     found = cast("dict[Any, Any]", loaded)
-    state = found.get("state_dict", found)
-    if not isinstance(state, dict) or not state:
+    state = dict.get(found, "state_dict", found)
+    if not isinstance(state, dict):
         return None
-    named = cast("dict[Any, Any]", state)
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in named.items()):
+    named = dict(dict.items(cast("dict[Any, Any]", state)))
+    if not named or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in named.items()):
         return None
-    return dict(named)
+    return named
 
 
-def _check(path: Path, name: str, tensor: Tensor) -> None:
-    """Refuses what is no plain tensor, or claims more numbers than the file holds for it."""
-    is_plain = (
-        tensor.layout == torch.strided
-        and tensor.device.type == "cpu"
-        and not tensor.is_quantized
-        and type(tensor) in (Tensor, torch.nn.Parameter)
-    )
-    if not is_plain:
-        raise ModelError(f"{path}: {name} is no plain tensor; fetch the file again")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ModelError(
-            f"{path}: {name} {tuple(tensor.shape)} claims more numbers than the file holds; "
-            "fetch it again"
-        )
+def _plain(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """The numbers alone; refuses what is no plain tensor, or claims more than the file holds."""
+    if type(tensor) in (Tensor, torch.nn.Parameter):
+        # whatever a file hung on it, be it instead of a method, is not on this one
+        tensor = Tensor.detach(tensor)
+        if (
+            tensor.layout == torch.strided
+            and tensor.device.type == "cpu"
+            and not tensor.is_quantized
+            and not tensor.is_complex()
+        ):
+            if tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes():
+                return tensor
+            raise ModelError(
+                f"{path}: {name} {tuple(tensor.shape)} claims more numbers than the file holds; "
+                "fetch it again"
+            )
+    raise ModelError(f"{path}: {name} is no plain tensor; fetch the file again")

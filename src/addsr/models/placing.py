@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
+import os
 import secrets
 import shutil
 import time
@@ -14,11 +16,23 @@ from pathlib import Path
 from addsr.errors import ModelError, OptionError, OutputError
 
 from .inventory import embedded_models
-from .store import FACTS, Installed, Part, check_name, find_installed, store_folder
+from .store import (
+    FACTS,
+    Installed,
+    Part,
+    check_name,
+    find_installed,
+    read_facts,
+    store_folder,
+)
+
+log = logging.getLogger("addsr")
 
 _CHUNK = 1 << 22
 _STALE_SECONDS = 24 * 3600
 _SLACK_BYTES = 16 << 20
+_BEFORE = ".before"
+"""A model that makes way for another; it is never deleted before that one is in its place."""
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
@@ -31,6 +45,7 @@ def check_free(name: str, force: bool) -> None:
         ModelError: it is taken, and not `force`; or what is there was not imported.
     """
     check_name(name)
+    _settle()
     if name in embedded_models():
         raise OptionError(f"name: {name!r} is the embedded model; choose another --name")
     folder = store_folder() / name
@@ -82,8 +97,9 @@ def unfinished(name: str) -> Generator[Path]:
     try:
         store.mkdir(parents=True, exist_ok=True)
         for old in store.glob(".*.part"):
-            if old.is_dir() and time.time() - old.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(old, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # its own import was quicker
+                if old.is_dir() and time.time() - old.stat().st_mtime > _STALE_SECONDS:
+                    shutil.rmtree(old, ignore_errors=True)
         folder.mkdir()
     except OSError as error:
         raise OutputError(
@@ -98,6 +114,8 @@ def unfinished(name: str) -> Generator[Path]:
 def place(folder: Path, name: str, force: bool) -> Path:
     """Moves a finished folder to its place; with `force` an imported model makes way for it.
 
+    Files that no import wrote move from the old folder to the new one.
+
     Raises:
         OptionError, ModelError: as `check_free`, for another import may have been quicker.
         OutputError: it cannot be moved; what was there before is there still.
@@ -107,16 +125,55 @@ def place(folder: Path, name: str, force: bool) -> Path:
     before = None
     try:
         if target.exists():
-            before = target.with_name(f".{name}.{secrets.token_hex(4)}.part")
+            before = target.with_name(f".{name}.{secrets.token_hex(4)}{_BEFORE}")
             target.rename(before)
         folder.rename(target)
-    except OSError as error:
-        if before is not None and not target.exists():
+    except BaseException as error:  # Ctrl-C too
+        if before is not None and before.exists() and not target.exists():
             before.rename(target)
-        raise OutputError(f"{target}: cannot be put in place ({error})") from error
+        if isinstance(error, OSError):
+            raise OutputError(f"{target}: cannot be put in place ({error})") from error
+        raise
     if before is not None:
-        shutil.rmtree(before, ignore_errors=True)
+        _retire(before, target)
     return target
+
+
+def _settle() -> None:
+    """Ends what a process began that was killed while one model made way for another."""
+    for before in store_folder().glob(f".*{_BEFORE}"):
+        # .NAME.RANDOM.before
+        target = before.with_name(before.name.removesuffix(_BEFORE)[1:].rpartition(".")[0])
+        with contextlib.suppress(OSError):
+            if target.exists():
+                _retire(before, target)
+            else:
+                before.rename(target)
+
+
+def _retire(before: Path, successor: Path) -> None:
+    """Deletes a model that was replaced; what no import wrote moves to its successor."""
+    ours = {FACTS}
+    for folder in (before, successor):
+        try:
+            ours |= read_facts(folder).files.keys()
+            break
+        except ModelError:  # damaged, which may be why it is replaced: both have the same layout
+            continue
+    try:
+        for path in sorted(before.rglob("*")):
+            inside = path.relative_to(before)
+            if (path.is_dir() and not path.is_symlink()) or inside.as_posix() in ours:
+                continue
+            new = successor / inside
+            if os.path.lexists(new):
+                new = new.with_name(f"{new.name}{_BEFORE}")
+            new.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(new)
+    except OSError as error:
+        log.warning("%s: files that no import wrote stay there (%s)", before, error)
+        return
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def remove(name: str) -> list[str]:

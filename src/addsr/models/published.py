@@ -59,6 +59,8 @@ class Published:
     """Of a pipeline that has the feature wrapping."""
     download_gb: float
     """About: 1.55 thousand million numbers of 4 bytes; the publisher states no sizes."""
+    stored_gb: float = 2.2
+    """About, as fp16: without the text tower and what training left in the files."""
     spacing: Literal["linspace", "trailing"] = "linspace"
     """Which timesteps its steps visit; SD-Turbo was distilled to the trailing ones."""
     note: str = ""

@@ -34,9 +34,17 @@ class Renaming:
         return tuple(self._state[name].shape)
 
     def indices(self, prefix: str, suffix: str) -> list[int]:
-        """All n, rising, for which there is a tensor `prefix.n` + `suffix`."""
-        pattern = re.compile(rf"{re.escape(prefix)}\.(\d+){re.escape(suffix)}")
-        return sorted(int(m[1]) for name in self._state if (m := pattern.fullmatch(name)))
+        """All n, rising, for which there is a tensor `prefix.n` + `suffix`.
+
+        Raises:
+            ValueError: n is beyond the number of tensors, which no numbering of layers reaches;
+                whoever counts up to it would never end.
+        """
+        pattern = re.compile(rf"{re.escape(prefix)}\.([0-9]{{1,9}}){re.escape(suffix)}")
+        found = sorted(int(m[1]) for name in self._state if (m := pattern.fullmatch(name)))
+        if found and found[-1] >= len(self._state):
+            raise ValueError(f"{prefix}.{found[-1]}{suffix} among {len(self._state)} tensors")
+        return found
 
     @contextmanager
     def reading(self) -> Generator[None]:
@@ -66,7 +74,7 @@ class Renaming:
             tensor = self._take(f"{old}.{part}")
             if tensor is None:
                 continue
-            if len(tensor) % (heads * len(new)):
+            if not tensor.ndim or len(tensor) % (heads * len(new)):
                 raise ModelError(
                     f"{self._what}: {old}.{part} {tuple(tensor.shape)} has no {heads} heads"
                 )

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from addsr.errors import ModelError, OptionError, OutputError
+from addsr.errors import ConfigError, ModelError, OptionError, OutputError
 
 log = logging.getLogger("addsr")
 
@@ -83,11 +83,21 @@ class Installed:
 
 
 def store_folder() -> Path:
-    """`$ADDSR_MODELS`, or `addsr/models` in the platform's folder for caches."""
+    """`$ADDSR_MODELS`, or `addsr/models` in the platform's folder for caches.
+
+    Raises:
+        ConfigError: there is no home folder, as for a container's user without a name.
+    """
     chosen = os.environ.get("ADDSR_MODELS")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    home = Path.home()
+    try:
+        if chosen:
+            return Path(chosen).expanduser().absolute()
+        home = Path.home()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"ADDSR_MODELS: {chosen or 'not set'!r}, and no home folder is known for it; set it to "
+            "the whole path of a folder for models"
+        ) from error
     xdg = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(xdg):  # the standard says: others are to be ignored
         cache = Path(xdg)
@@ -118,10 +128,13 @@ def find_installed(name: str) -> Installed | None:
     """The model imported under `name`; None if there is none.
 
     Raises:
-        ModelError: there is one, and the facts beside it are damaged.
+        ModelError: there is one, and the facts beside it are damaged; or the store cannot be read.
     """
-    if not _NAME.fullmatch(name) or not (store_folder() / name / FACTS).is_file():
-        return None
+    try:
+        if not _NAME.fullmatch(name) or not (store_folder() / name / FACTS).is_file():
+            return None
+    except OSError as error:
+        raise _unreadable(error) from error
     return read_facts(store_folder() / name)
 
 
@@ -137,12 +150,19 @@ def list_installed() -> list[Installed]:
 
 
 def folders() -> list[Path]:
-    """The folders of imported models, damaged ones too."""
+    """The folders of imported models, damaged ones too.
+
+    Raises:
+        ModelError: the store is there and cannot be read.
+    """
+    store = store_folder()
     try:
-        inside = sorted(store_folder().iterdir())
-    except OSError:
+        inside = sorted(store.iterdir())
+        return [f for f in inside if _NAME.fullmatch(f.name) and (f / FACTS).is_file()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return [f for f in inside if _NAME.fullmatch(f.name) and (f / FACTS).is_file()]
+    except OSError as error:
+        raise _unreadable(error) from error
 
 
 def read_facts(folder: Path) -> Installed:
@@ -247,6 +267,13 @@ def write_json(path: Path, value: Any) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def _unreadable(error: OSError) -> ModelError:
+    return ModelError(
+        f"{store_folder()}: cannot be read ({error}); mend its permissions, or point ADDSR_MODELS "
+        "to another folder"
+    )
+
+
 def _typed(facts: Any, name: str, kind: type[Any]) -> Any:
     if not isinstance(facts, dict):
         raise TypeError("holds something that is no table of facts")
@@ -273,6 +300,8 @@ def _sha256(one: Any) -> str:
 def _inside(name: str) -> str:
     """`name`, a path that stays in the folder: files named here are deleted by `remove`."""
     parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name:
+    is_below = bool(parts) and not name.startswith("/") and ".." not in parts
+    # Windows has other separators and drives; no system opens a name with a zero byte
+    if not is_below or "\\" in name or ":" in name or not name.isprintable():
         raise ValueError(f"files names {name!r}, which is not in the folder")
     return name

@@ -247,7 +247,7 @@ def _fill(net: nn.Module, state: Mapping[str, Tensor] | None, dtype: torch.dtype
     for name, tensor in filled.items():
         if not torch.isfinite(tensor).all():
             raise ModelError(
-                f"{type(net).__name__}: {name} holds numbers that are none, or too large for "
+                f"{type(net).__name__}: {name} holds NaN, infinity or numbers too large for "
                 f"{str(dtype).removeprefix('torch.')}; use fp32, or fetch the file again"
             )
     try:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from addsr.diffusion.ddpm import Prediction
-from addsr.errors import ModelError, OptionError
+from addsr.errors import DependencyError, ModelError, OptionError
 from addsr.models.convert_stablesr import IGNORED
 from addsr.models.download import find_base, has_parts
 from addsr.models.pickles import read_state
@@ -158,13 +160,16 @@ def install(
     pipe, base, accounts = _convert(plan, wish, heads)
     tell("writing", 0, 1)
     check_space(_bytes(pipe))
+    licence = plan.model.full_licence
+    if wish.base is not None and base not in ("the checkpoint", *plan.model.base.mirrors):
+        licence += f"; {base}: as stated there"
     with unfinished(plan.name) as folder:
         pipe.save_pretrained(folder)
         model = Installed(
             name=plan.name,
             folder=folder,
             kind=plan.model.kind,
-            licence=plan.model.full_licence,
+            licence=licence,
             sources=tuple(
                 Source(one.path.name, one.part.bytes, one.part.sha256, what)
                 for one, what in accounts
@@ -213,13 +218,14 @@ def _count(names: Iterable[str]) -> tuple[tuple[str, int], ...]:
         if ".spade." in name or name.startswith("structcond_stage_model."):
             part = "adapter"
         elif "decoder.fusion_layer_" in name:
-            part = "feature wrapping"
+            part = _CFW
         else:
             part = next((of for start, of in _PARTS.items() if name.startswith(start)), "VAE")
         counts[part] = counts.get(part, 0) + 1
     return tuple(sorted(counts.items()))
 
 
+_CFW = "feature wrapping"
 _PARTS = {
     "model.diffusion_model.": "U-Net",
     "cond_stage_model.": "text tower",
@@ -230,15 +236,18 @@ _PARTS = {
 def _check_record(path: Path, part: Part, force: bool) -> None:
     """Refuses a published file that is not what it was, or not what its publisher states."""
     file = file_by_name(path.name)
-    if file is None or force:
+    if file is None:
         return
     known = recorded().get(path.name)
     stated = file.sha256 or (known.sha256 if known else None)
     if stated is not None and stated != part.sha256:
-        raise ModelError(
-            f"{path}: is not the {path.name} on record (sha256 {part.sha256}, not {stated}): "
-            "damaged, or changed by its publisher; fetch it again, or take it with --force"
-        )
+        what = f"{path}: is not the {path.name} on record (sha256 {part.sha256}, not {stated})"
+        if not force:
+            raise ModelError(
+                f"{what}: damaged, or changed by its publisher; fetch it again, or take it with "
+                "--force"
+            )
+        log.warning("%s; taken all the same, and on record from now on", what)
 
 
 def _models_of(name: str, part: Part) -> tuple[Published, ...]:
@@ -301,6 +310,11 @@ def _convert(
     if wrapped.cfw is None:
         log.warning("%s: has no feature wrapping; only fidelity 0 will be possible", plan.name)
     needed = lacking(parts, wrapped, plan.unet)
+    if "text_encoder" in needed and find_spec("transformers") is None:
+        raise DependencyError(  # before a base is downloaded
+            f"{plan.checkpoint.path}: has no text tower that is known, and that of a base needs "
+            "transformers, once: pip install transformers"
+        )
     folder, base = _base(plan.model, wish.base, needed)
     prediction = wish.prediction or plan.model.prediction
     if "unet" in needed and folder is not None and wish.prediction is None:
@@ -322,11 +336,22 @@ def _convert(
         text_head_channels=heads.text_channels,
         local_files_only=True,
     )
-    left = {"tables and losses"} | ({"U-Net"} if "unet" in needed else set[str]())
-    accounts = [(plan.checkpoint, _account(plan.checkpoint, left))]
-    if plan.cfw is not None:
-        accounts.append((plan.cfw, _account(plan.cfw, left | ({"VAE"} if parts.vae else set()))))
-    return pipe, base, accounts
+    used = {"adapter", "VAE"}
+    if "unet" not in needed:
+        used.add("U-Net")
+    if "text_encoder" not in needed:
+        used.add("text tower")
+    if plan.cfw is None:
+        return pipe, base, [(plan.checkpoint, _account(plan.checkpoint, used | {_CFW}))]
+    used_too = {_CFW} if parts.vae else {_CFW, "VAE"}
+    return (
+        pipe,
+        base,
+        [
+            (plan.checkpoint, _account(plan.checkpoint, used)),
+            (plan.cfw, _account(plan.cfw, used_too)),
+        ],
+    )
 
 
 def _base(model: Published, wanted: str | None, needed: Sequence[str]) -> tuple[Path | None, str]:
@@ -337,7 +362,7 @@ def _base(model: Published, wanted: str | None, needed: Sequence[str]) -> tuple[
         folder = find_base(model.base, needed)
         # the cache's folders are called models--OWNER--NAME/snapshots/REVISION
         return folder, folder.parent.parent.name.removeprefix("models--").replace("--", "/")
-    folder = Path(wanted).expanduser()
+    folder = Path(os.path.expanduser(wanted))
     if folder.is_dir():
         if not has_parts(folder, needed):
             raise ModelError(
@@ -353,10 +378,10 @@ def _base(model: Published, wanted: str | None, needed: Sequence[str]) -> tuple[
     return find_base(Base(wanted, (wanted,), "as stated there"), needed), wanted
 
 
-def _account(found: Found, left: set[str]) -> str:
-    """Every tensor of a file: the conversion used it, or it is among those `left`."""
+def _account(found: Found, used: set[str]) -> str:
+    """Every tensor of a file: its part is `used`, or left out."""
     return ", ".join(
-        f"{part} ({count} tensor{'s' * (count > 1)}{' left out' if part in left else ''})"
+        f"{part} ({count} tensor{'s' * (count > 1)}{'' if part in used else ' left out'})"
         for part, count in found.counts
     )
 
