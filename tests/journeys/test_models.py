@@ -15,6 +15,7 @@ import torch
 from addsr import models_commands
 from addsr.cli import main
 from addsr.models import download, registry
+from addsr.models.published import STABLESR
 from addsr.models.store import FACTS, Installed, Part, Source, write_facts
 
 NAMES = ["stablesr", "stablesr-768", "stablesr-turbo", "stablesr-face"]
@@ -69,6 +70,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, published: Path, tmp_path: Path) -> lis
         return str(link)
 
     monkeypatch.setattr(download, "hf_hub_download", give)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: type("U", (), {"free": 10**12})())
     return asked
 
 
@@ -87,6 +89,48 @@ def test_what_can_be_had_is_listed(capsys: pytest.CaptureFixture[str], model: Pa
     (model / FACTS).write_text("{")
     assert main(["models", "list"]) == 0
     assert "damaged" in capsys.readouterr().out
+
+
+def test_facts_of_strangers_are_shown_as_text(
+    capsys: pytest.CaptureFixture[str], model: Path
+) -> None:
+    facts = json.loads((model / FACTS).read_text())
+    odd = {"licence": "a [/b] [red]c :smile:", "base": "b\x1b]0;title\x07", "variant": ""}
+    (model / FACTS).write_text(json.dumps({**facts, **odd}))
+    assert main(["models", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert "[/b] [red]c" in shown and ":smile:" in shown
+    assert main(["models", "info", "mine"]) == 0
+    shown = capsys.readouterr().out
+    assert "b\\x1b]0;title\\x07" in shown and "\x1b" not in shown
+    (model / FACTS).write_text(json.dumps({**facts, "sources": "\x1b[2J"}))
+    for words in (["info", "mine"], ["verify", "mine"]):
+        assert main(["models", *words]) == 1
+        assert "\x1b" not in capsys.readouterr().err
+
+
+def test_names_in_a_strangers_checkpoint_do_not_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    torch.save({"a\x1b[2Jb": torch.ones(1)}, tmp_path / "a.ckpt")
+    assert main(["models", "import", str(tmp_path / "a.ckpt")]) == 1
+    told = capsys.readouterr().err
+    assert "a\\x1b[2Jb" in told and "\x1b" not in told
+
+
+def test_a_download_that_has_no_room_is_not_begun(
+    hub: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def usage(folder: Path) -> object:
+        return type("U", (), {"free": 10**12 if "models" in str(folder) else 10**9})()
+
+    monkeypatch.setattr(download.constants, "HF_HUB_CACHE", "/nowhere/hub")
+    monkeypatch.setattr(download.shutil, "disk_usage", usage)
+    assert main(["models", "pull", "stablesr", "--accept-licence"]) == 1
+    assert "takes about 6.2 GB and 1.00 GB are free" in capsys.readouterr().err
+    assert hub == []
+    monkeypatch.setattr(download, "try_to_load_from_cache", lambda *_: "/nowhere/hub/a")
+    download.check_room(STABLESR)  # it lies there already
 
 
 def test_listing_loads_no_torch(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,6 +158,7 @@ def test_information_on_every_kind_of_model(
     facts = json.loads(capsys.readouterr().out)
     assert facts["state"] == "imported" and facts["folder"] == str(model)
     assert facts["sources"][0]["what"] == "adapter (376 tensors)" and facts["steps"] == 200
+    assert facts["licence"] == "S-Lab License 1.0"  # as stored, for its base may be another one
     assert main(["models", "info", "compact"]) == 0
     assert "Apache-2.0" in capsys.readouterr().out
     assert main(["models", "info", "nothing"]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,35 @@ def test_joint_attention_is_taken_apart_head_by_head(golden: Path) -> None:
 def test_heads_that_do_not_divide_are_refused(golden: Path) -> None:
     with pytest.raises((ModelError, ValueError), match="heads"):
         convert_encoder(weights(golden, "stablesr_encoder"), heads=5)
+
+
+@pytest.mark.parametrize(
+    ("convert", "old", "new"),
+    [
+        (convert_encoder, "input_blocks.3.0.op.weight", "input_blocks.900000000.0.op.weight"),
+        (convert_unet, "input_blocks.3.0.op.weight", "input_blocks.900000000.0.op.weight"),
+        (
+            convert_sft,
+            "input_blocks.4.0.spade.param_free_norm.weight",
+            "input_blocks.900000000.0.spade.param_free_norm.weight",
+        ),
+    ],
+)
+def test_a_block_of_number_900_million_is_refused_without_counting_to_it(
+    checkpoint: State, convert: Callable[[State], object], old: str, new: str
+) -> None:
+    prefix = "structcond_stage_model." if convert is convert_encoder else "model.diffusion_model."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint.items() if k.startswith(prefix)}
+    state = {k: v for k, v in state.items() if (".spade." in k) == (convert is convert_sft)}
+    last = max((k for k in state if k.endswith(old.partition(".0.")[2])), key=len)
+    state[new] = state.pop(last)
+    with pytest.raises(ModelError, match=r"unknown layout .*900000000.* among \d+ tensors"):
+        convert(state)
+
+
+def test_a_joint_projection_without_a_dimension_is_refused(checkpoint: State) -> None:
+    prefix = "structcond_stage_model."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint.items() if k.startswith(prefix)}
+    name = "middle_block.1.qkv.bias"
+    with pytest.raises(ModelError, match=r"qkv\.bias \(\) has no 4 heads"):
+        convert_encoder({**state, name: torch.zeros(())})

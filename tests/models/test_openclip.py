@@ -137,6 +137,15 @@ def test_an_unknown_tensor_is_named(odd: str) -> None:
         embed_empty_prompt({**tower(), odd: torch.ones(1)})
 
 
+def test_numbers_that_no_tower_has_are_refused_without_counting_to_them() -> None:
+    block = "model.transformer.resblocks.900000000.mlp.c_fc.bias"
+    with pytest.raises(ModelError, match=rf"1 unknown \({block}\)"):
+        embed_empty_prompt({**tower(), block: torch.ones(1)})
+    state = {**tower(), "model.positional_embedding": torch.zeros(10_000, WIDTH)}
+    with pytest.raises(ModelError, match="10000 positions in a prompt"):
+        embed_empty_prompt(state)
+
+
 def test_shapes_that_do_not_fit_are_told() -> None:
     state = {**tower(), "model.positional_embedding": torch.zeros(TOKENS, WIDTH + 1)}
     with pytest.raises(ModelError, match="do not fit each other"):

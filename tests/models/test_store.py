@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from addsr.errors import ModelError, OptionError, OutputError
+from addsr.errors import ConfigError, ModelError, OptionError, OutputError
 from addsr.models import placing, store
 from addsr.models.placing import (
     check_free,
@@ -139,6 +139,8 @@ def test_other_names_are_taken(name: str) -> None:
         ({"files": {"../../a": {"bytes": 1, "sha256": SHA}}}, "not in the folder"),
         ({"files": {"/etc/passwd": {"bytes": 1, "sha256": SHA}}}, "not in the folder"),
         ({"files": {"c:\\a": {"bytes": 1, "sha256": SHA}}}, "not in the folder"),
+        ({"files": {"a\0b": {"bytes": 1, "sha256": SHA}}}, "not in the folder"),
+        ({"files": {"a\ud800": {"bytes": 1, "sha256": SHA}}}, "not in the folder"),
         ({"files": []}, "files = .* is no dict"),
     ],
 )
@@ -250,6 +252,126 @@ def test_a_model_makes_way_for_its_successor(home: Path) -> None:
         assert place(folder, "mine", force=True) == old.folder
     assert [f.name for f in old.folder.iterdir()] == ["new"]
     assert [f.name for f in home.iterdir()] == ["mine"]
+
+
+def test_files_of_others_move_to_the_successor(home: Path) -> None:
+    old = make()
+    (old.folder / "unet" / "notes.txt").write_text("keep me")
+    (old.folder / "new").write_text("mine")
+    with unfinished("mine") as folder:
+        (folder / "new").write_text("1")
+        place(folder, "mine", force=True)
+    assert (old.folder / "unet" / "notes.txt").read_text() == "keep me"
+    assert (old.folder / "new").read_text() == "1"
+    assert (old.folder / "new.before").read_text() == "mine"
+    assert [f.name for f in home.iterdir()] == ["mine"]
+
+
+def test_a_model_with_damaged_facts_makes_way_and_notes_stay(home: Path) -> None:
+    old = make()
+    (old.folder / FACTS).write_text("{")
+    (old.folder / "notes.txt").write_text("keep me")
+    with unfinished("mine") as folder:
+        new = make("other")
+        new.folder.rename(folder / "x")
+        for file in (folder / "x").iterdir():
+            file.rename(folder / file.name)
+        (folder / "x").rmdir()
+        place(folder, "mine", force=True)
+    assert sorted(f.name for f in old.folder.iterdir()) == sorted(
+        [FACTS, "model_index.json", "notes.txt", "unet"]
+    )
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_between_two_models_brings_the_old_one_back(
+    home: Path, kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = make()
+    rename = Path.rename
+
+    def break_off(path: Path, target: Path) -> Path:
+        if path.name.endswith(".part"):
+            raise kind
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", break_off)
+    with pytest.raises(kind), unfinished("mine") as folder:
+        place(folder, "mine", force=True)
+    assert find_installed("mine") == old and [f.name for f in home.iterdir()] == ["mine"]
+
+
+def test_a_process_killed_between_two_models_loses_none(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = make()
+    now = time.time()
+    old.folder.rename(home / ".mine.0a1b2c3d.before")
+    monkeypatch.setattr(placing.time, "time", lambda: now + 25 * 3600)
+    with unfinished("other"):
+        pass
+    assert (home / ".mine.0a1b2c3d.before").is_dir()  # however old it is
+    with pytest.raises(ModelError, match="is imported already"):
+        check_free("mine", force=False)
+    assert find_installed("mine") == old
+
+
+def test_a_process_killed_before_the_old_model_was_gone_is_made_up_for(home: Path) -> None:
+    make("gone").folder.rename(home / ".mine.0a1b2c3d.before")
+    (home / ".mine.0a1b2c3d.before" / "notes.txt").write_text("keep me")
+    new = make()
+    check_free("other", force=False)
+    assert [f.name for f in home.iterdir()] == ["mine"]
+    assert (new.folder / "notes.txt").exists() and find_installed("mine") == new
+
+
+def test_imports_that_end_at_the_same_time_do_not_disturb_each_other(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / ".mine.old.part").mkdir(parents=True)
+
+    is_dir = Path.is_dir
+
+    def last_seen(path: Path) -> bool:
+        there = is_dir(path)
+        if path.name == ".mine.old.part":
+            path.rmdir()
+        return there
+
+    monkeypatch.setattr(Path, "is_dir", last_seen)
+    with unfinished("other") as folder:
+        assert folder.exists()
+
+
+def test_a_store_that_may_not_be_read_is_told_and_not_taken_for_empty(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make()
+
+    def refuse(self: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(ModelError, match=r"models: cannot be read .*ADDSR_MODELS"):
+        list_installed()
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(ModelError, match=r"models: cannot be read .*ADDSR_MODELS"):
+        find_installed("mine")
+
+
+@pytest.mark.parametrize("chosen", ["", "~nobody-of-that-name/models"])
+def test_without_a_home_the_variable_is_asked_for(
+    chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADDSR_MODELS", chosen)
+
+    def homeless(*_: Any) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(ConfigError, match="set it to the whole path"):
+        store_folder()
 
 
 def test_the_slower_of_two_imports_does_not_replace_the_other() -> None:

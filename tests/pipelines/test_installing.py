@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from addsr.errors import ModelError, OptionError, OutputError
+from addsr.errors import DependencyError, ModelError, OptionError, OutputError
 from addsr.models.pickles import read_state
 from addsr.models.placing import damages
 from addsr.models.store import Installed, Part, find_installed, record, recorded, store_folder
@@ -178,6 +179,7 @@ def test_turbo_is_the_adapter_over_the_base_that_is_given(
     stored = load_file(model.folder / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(stored[k], v) for k, v in other.items())
     assert model.base == str(base) and model.kind == "stablesr-turbo"
+    assert model.licence.endswith(f"; {base}: as stated there")
     assert "U-Net (684 tensors left out)" in model.sources[0].what
     config = StableSRPipeline.from_pretrained(model.folder).config
     assert (config.steps, config.spacing) == (4, "trailing")
@@ -203,6 +205,7 @@ def test_a_missing_base_says_what_to_get_and_where_to_put_it(published: Path) ->
     [
         ("no-such-folder", "is no folder; give one"),
         ("/no/such", "is no folder; give one"),
+        ("~nobody-of-that-name/base", "is no folder; give one"),
         (".", "does not have all of unet, scheduler, vae"),
         ("nobody/nothing", r"hf download nobody/nothing"),
     ],
@@ -273,11 +276,25 @@ def test_each_checkpoint_gets_the_wrapping_that_was_made_for_it(tiny: Path, tmp_
         plan_imports([turbo, tmp_path / "copy" / "stablesr_turbo.ckpt"], Wish())
 
 
-def test_a_published_file_that_changed_since_is_refused(tiny: Path) -> None:
+def test_a_published_file_that_changed_since_is_refused(
+    tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     record("stablesr_000117.ckpt", Part(1, "0" * 64))
     with pytest.raises(ModelError, match=r"is not the stablesr_000117\.ckpt on record .*--force"):
         plan_of(tiny / "stablesr_000117.ckpt")
-    assert plan_of(tiny / "stablesr_000117.ckpt", force=True).model.name == "stablesr"
+    with caplog.at_level(logging.WARNING, "addsr"):
+        assert plan_of(tiny / "stablesr_000117.ckpt", force=True).model.name == "stablesr"
+    assert "is not the stablesr_000117.ckpt on record" in caplog.text
+
+
+def test_a_prompt_that_needs_transformers_is_told_before_a_base_is_looked_for(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(published / "adapter.safetensors", variant="stablesr")
+    monkeypatch.setattr(installing, "find_spec", lambda _: None)
+    monkeypatch.setattr(installing, "find_base", lambda *_: pytest.fail("was looked for"))
+    with pytest.raises(DependencyError, match="pip install transformers"):
+        install(plan, Wish(variant="stablesr"))
 
 
 def test_a_taken_name_is_refused_before_anything_is_read(
