@@ -346,11 +346,7 @@ def _need(package: str) -> None:
     """
     from importlib.util import find_spec
 
-    try:
-        found = find_spec(package) is not None
-    except ValueError:  # a module without a spec
-        found = False
-    if not found:
+    if find_spec(package) is None:
         raise DependencyError(f"StableSR needs {package}: pip install 'addsr[diffusion]'")
 
 
