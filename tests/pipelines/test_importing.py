@@ -177,3 +177,11 @@ def test_a_base_without_its_text_is_named(base: Path, tmp_path: Path) -> None:
     shutil.copytree(base / "text_encoder", tmp_path / "text_encoder")
     with pytest.raises(ModelError, match=r"base: tokenizer of .* fetch the base again"):
         embed_empty_prompt(tmp_path, local_files_only=True)
+
+
+def test_widths_that_no_network_can_have_are_told(published: Path, tmp_path: Path) -> None:
+    state = dict(read_state(published / "stablesr_000117.ckpt"))
+    state["structcond_stage_model.fea_tran.0.out_layers.3.weight"] = torch.zeros(10**9, 0)
+    torch.save(state, tmp_path / "a.ckpt")
+    with pytest.raises(ModelError, match="no network has the shapes of its tensors"):
+        import_stablesr(tmp_path / "a.ckpt")

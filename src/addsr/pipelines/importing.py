@@ -161,11 +161,16 @@ def assemble(
             f"base: the checkpoint has no {', '.join(needed)} that is known; give a Stable "
             "Diffusion 2.1 in diffusers' layout"
         )
-    with torch.device("meta"):
-        sft, encoder = SftLayers(parts.sft_config), TimeAwareEncoder(parts.encoder_config)
-        wrapping = None if wrapped.cfw is None else FeatureWrapping(wrapped.cfw_config)
-        unet = None if "unet" in needed else build_unet(parts.unet_config)
-        vae = None if "vae" in needed else build_vae(home.vae_config)
+    try:
+        with torch.device("meta"):
+            sft, encoder = SftLayers(parts.sft_config), TimeAwareEncoder(parts.encoder_config)
+            wrapping = None if wrapped.cfw is None else FeatureWrapping(wrapped.cfw_config)
+            unet = None if "unet" in needed else build_unet(parts.unet_config)
+            vae = None if "vae" in needed else build_vae(home.vae_config)
+    except (RuntimeError, ValueError) as error:  # widths that no network can have
+        raise ModelError(
+            f"checkpoint: no network has the shapes of its tensors ({error}); fetch it again"
+        ) from error
     _fill(sft, parts.sft, dtype)
     _fill(encoder, parts.encoder, dtype)
     if wrapping is not None:
