@@ -36,7 +36,8 @@ LAYERS: dict[str, set[str]] = {
     "models_commands": {"pipelines", "models", "terminal", *PURE},
     "train": {"data", "metrics", "models", "pipelines", *NETWORKS},
     "inspection": {
-        "pipelines", "plan", "image", "engines", "models", "settings", "terminal", *NETWORKS,
+        "pipelines", "plan", "image", "engines", "models", "restorers", "settings", "terminal",
+        *NETWORKS,
     },
     "evaluate": {
         "upscaler", "metrics", "models", "image", "data", "engines", "settings", "terminal", *PURE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from addsr.diffusion.ddpm import Schedule
 from addsr.errors import InputError, ModelError, OptionError
 from addsr.inspection.chart import draw_chart
 from addsr.inspection.guidance import Wish, inspect_guidance, parse_timesteps
-from addsr.models import store
+from addsr.models import hub, store
 from addsr.nets.stablesr import (
     EncoderConfig,
     SftConfig,
@@ -210,6 +211,7 @@ def test_what_cannot_be_looked_at_is_named(pipe: StableSRPipeline) -> None:
         ({"way": "backwards"}, "way: 'backwards' is unknown"),
         ({"seeds": ()}, "seeds"),
         ({"seeds": (1, 1)}, "seeds"),
+        ({"seeds": (-1,)}, "seeds"),
         ({"encoder_timestep": 1000}, "encoder_timestep: 1000 is not 0 to 999"),
         ({"timesteps": (1000,)}, "timesteps"),
         ({"upscale": 9.0}, "scale"),
@@ -281,23 +283,47 @@ def test_an_imported_model_is_found_by_its_name(
     def installed(kind: str) -> store.Installed:
         return store.Installed("mine", saved, kind, "free", (), "none", "2026-01-01")
 
-    found: list[store.Installed] = [installed("stablesr")]
-    monkeypatch.setattr(store, "find_installed", lambda name: found[0] if name == "mine" else None)
+    model = installed("stablesr")
+    monkeypatch.setattr(hub, "find_installed", lambda name: model if name == "mine" else None)
     words = ["inspect", "mine", str(photo), "-o", str(tmp_path / "out"), "-q", "--timesteps", "1"]
     assert main([*words, "--dtype", "fp32"]) == 0
     assert json.loads((tmp_path / "out" / "inspection.json").read_text())["model"] == "mine"
-    found[0] = installed("seesr")
-    assert main(words) == 1
+
+
+def test_a_folder_that_has_its_weights_in_one_variant_alone_is_taken(
+    pipe: StableSRPipeline, photo: Path, tmp_path: Path
+) -> None:
+    pipe.save_pretrained(tmp_path / "model", variant="fp16")
+    words = ["inspect", str(tmp_path / "model"), str(photo), "-o", str(tmp_path / "out"), "-q"]
+    assert main([*words, "--timesteps", "1", "--dtype", "fp32"]) == 0
+
+
+def test_a_file_name_that_is_no_text_does_not_stop_the_chart(
+    saved: Path, photo: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / os.fsdecode(b"c\xff\x01.png")
+    try:
+        photo.rename(odd)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    words = ["inspect", str(saved), str(odd), "-o", str(tmp_path / "out"), "-q"]
+    assert main([*words, "--timesteps", "1", "--dtype", "fp32"]) == 0
+    text = (tmp_path / "out" / "inspection.svg").read_text(encoding="utf-8")
+    assert "c??.png" in text
+    ElementTree.fromstring(text)
 
 
 @pytest.mark.parametrize(
     ("change", "status", "message"),
     [
-        ({"model": "stablesr"}, 1, "model: 'stablesr' is neither imported"),
+        ({"model": "stablesr"}, 1, "model: 'stablesr' is not installed"),
+        ({"model": "compact"}, 1, "model: 'compact' is neither an imported StableSR model"),
+        ({"model": "models/typo"}, 1, "model: 'models/typo' is neither an imported StableSR"),
         ({"photo": "none.png"}, 1, "none.png"),
         ({"more": ["--reference", "a.png", "--reference", "b.png"]}, 2, "2 given for 1 images"),
         ({"more": ["--timesteps", "few"]}, 2, "timesteps: 'few'"),
         ({"more": ["--seeds", "x"]}, 2, "seeds: 'x'"),
+        ({"more": ["--seeds", str(2**63)]}, 2, "numbers from 0 to 2**63 - 1"),
         ({"more": ["--device", "toaster"]}, 2, "device: 'toaster'"),
         ({"model": None}, 1, "model_index.json"),
     ],

@@ -6,12 +6,15 @@ import json
 import os
 import secrets
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from addsr.errors import ModelError, OptionError, OutputError
 from addsr.terminal import USUAL_TALK, Bar, Talk, make_folder, say
+
+if TYPE_CHECKING:
+    from addsr.models.hub import PipelineFolder
 
 
 def inspect(
@@ -67,9 +70,9 @@ def inspect(
         Numbers to compute in; auto takes the fastest good one. [env: ADDSR_DTYPE]
     """
     talk.set_up()
-    from addsr.engines.device import choose_device, choose_dtype
+    from addsr.engines.device import choose_device
     from addsr.image.kinds import accept
-    from addsr.pipelines import StableSRPipeline
+    from addsr.restorers.latent import choose_latent_dtype, load_pipeline
     from addsr.settings import read_settings
 
     from .chart import draw_chart
@@ -82,12 +85,12 @@ def inspect(
         )
     settings = read_settings()
     where = choose_device(device or settings.device)
-    numbers = choose_dtype(dtype or settings.dtype, where)
+    numbers = choose_latent_dtype(dtype or settings.dtype, where)
     pictures = [accept(path).pictures[0].rgb for path in images]
     references = [accept(path).pictures[0].rgb for path in reference] or None
-    folder = _find(model)
+    found = _find(model)
     make_folder(output)
-    pipe = StableSRPipeline.from_pretrained(folder, torch_dtype=numbers).to(where)
+    pipe = load_pipeline(found, where, numbers).pipe
     with Bar("inspecting", shown=not talk.quiet) as bar:
         report = inspect_guidance(pipe, pictures, wish, references=references, progress=bar.update)
     named = {
@@ -96,9 +99,11 @@ def inspect(
         "references": [path.name for path in reference],
         "dtype": str(pipe.dtype).removeprefix("torch."),
     }
-    title = f"{Path(model).name}: {images[0].name}"
+    title = f"{found.info.name}: {images[0].name}"
     if len(images) > 1:
         title += f" and {len(images) - 1} more"
+    # a file's name may hold what no SVG file may
+    title = "".join(c if c.isprintable() else "?" for c in title)
     _write(output / "inspection.json", json.dumps(named | report, indent=1, allow_nan=False) + "\n")
     _write(output / "inspection.svg", draw_chart(report, title))
     if not talk.quiet:
@@ -107,29 +112,29 @@ def inspect(
     return 0
 
 
-def _find(model: str) -> str:
-    """The folder of an imported model, or what is a path or a repository's name already.
+def _find(model: str) -> PipelineFolder:
+    """The imported pipeline of that name, or the one in that folder.
 
     Raises:
         ModelError: there is neither; or it is not of StableSR's kind.
     """
-    from addsr.models.store import find_installed, list_installed
+    from addsr.models.hub import find_pipeline
+    from addsr.models.store import list_installed
 
-    installed = find_installed(model)
-    if installed is not None:
-        if not installed.kind.startswith("stablesr"):
-            raise ModelError(
-                f"model: {model!r} is of kind {installed.kind!r}, which has no modulation layers "
-                "of StableSR; give a model of that"
-            )
-        return str(installed.folder)
-    if Path(model).is_dir() or model.count("/") == 1:
-        return model
-    known = ", ".join(one.name for one in list_installed() if one.kind.startswith("stablesr"))
-    raise ModelError(
-        f"model: {model!r} is neither imported ({known or 'no StableSR model is, yet'}) nor a "
-        "folder; see `addsr models`, or give a folder written by StableSRPipeline.save_pretrained"
-    )
+    found = find_pipeline(model)
+    if found is None:
+        known = ", ".join(one.name for one in list_installed() if one.kind.startswith("stablesr"))
+        raise ModelError(
+            f"model: {model!r} is neither an imported StableSR model "
+            f"({known or 'none is, yet: see `addsr models`'}) nor a folder written by "
+            "StableSRPipeline.save_pretrained"
+        )
+    if not found.info.kind.startswith("stablesr"):
+        raise ModelError(
+            f"model: {model!r} is of kind {found.info.kind!r}, which has no modulation layers of "
+            "StableSR; give a model of that"
+        )
+    return found
 
 
 def _seeds(text: str) -> tuple[int, ...]:

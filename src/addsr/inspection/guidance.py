@@ -53,6 +53,8 @@ class Wish:
             raise OptionError(f"way: {self.way!r} is unknown; use noised or sampled")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise OptionError(f"seeds: {list(self.seeds)} must be different numbers, one at least")
+        if not all(0 <= seed < 2**63 for seed in self.seeds):
+            raise OptionError(f"seeds: {list(self.seeds)} must be numbers from 0 to 2**63 - 1")
         told = self.encoder_timestep
         if told is not None and not 0 <= told < TRAINED_STEPS:
             raise OptionError(f"encoder_timestep: {told} is not 0 to {TRAINED_STEPS - 1}")
