@@ -12,7 +12,8 @@ Random weights cost what trained ones do, and give no pictures. It needs addsr's
 and nothing of the command line. On a machine that has torch, transformers and accelerate but
 reaches no package index, two wheels are enough: `pip download --no-deps diffusers
 importlib_metadata` elsewhere, `pip install --no-index --no-deps --target SITE *.whl` there, then
-`PYTHONPATH=src:SITE`. `--tiny --device cpu` tries the script out.
+`PYTHONPATH=src:SITE` (tried with diffusers 0.42.1, importlib_metadata 10.2.0, transformers 5.17 and
+torch 2.11). `--tiny --device cpu` tries the script out.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ REPEATED = 8
 """Up to so many steps a row is the median of several runs."""
 COMPILING_SECONDS = 120
 """Without so much time left nothing is compiled any more."""
+_VARIANT = "_benchmark_variant"
+"""Attribute of a pipeline that says what it was made into."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,13 @@ def build(device: str, dtype: torch.dtype, *, is_tiny: bool) -> StableSRPipeline
 
 
 def set_variant(pipe: StableSRPipeline, variant: str) -> None:
-    """Memory format and compilation as `variant` says; the others' are undone."""
+    """Memory format and compilation as `variant` says; the others' are undone.
+
+    What is compiled stays so from size to size of one variant: compiling takes minutes.
+    """
+    if getattr(pipe, _VARIANT, "plain") == variant:
+        return
+    setattr(pipe, _VARIANT, "")  # should the rest fail
     layout = torch.channels_last if "channels-last" in variant else torch.contiguous_format
     for net in nets(pipe):
         net.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
@@ -125,6 +134,7 @@ def set_variant(pipe: StableSRPipeline, variant: str) -> None:
     if "compile" in variant:
         forward = pipe.guided.forward
         vars(pipe.guided)["forward"] = torch.compile(forward, dynamic=False)
+    setattr(pipe, _VARIANT, variant)
 
 
 def nets(pipe: StableSRPipeline) -> list[nn.Module]:
@@ -274,7 +284,8 @@ def cases(args: argparse.Namespace) -> list[Case]:
             only_large = variant.startswith("tile-batch") or variant == "vae-whole"
             if variant != "plain" and not (only_large and size <= side):
                 others.append(Case(size, first, least, variant))
-    others.sort(key=lambda case: "compile" in case.variant)
+    # compiled once for all sizes, so these go variant by variant
+    others.sort(key=lambda c: args.variants.index(c.variant) + 1 if "compile" in c.variant else 0)
     return plain + others
 
 
@@ -283,7 +294,7 @@ def facts(device: str, *, is_tiny: bool) -> dict[str, Any]:
     import diffusers
 
     found: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
@@ -292,7 +303,7 @@ def facts(device: str, *, is_tiny: bool) -> dict[str, Any]:
         "is_tiny": is_tiny,
     }
     if device.startswith("cuda"):
-        found["memory_bytes"] = torch.cuda.get_device_properties(0).total_memory
+        found["memory_bytes"] = torch.cuda.get_device_properties(device).total_memory
     return found
 
 
@@ -362,6 +373,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             and not args.render_only
         ):
             raise OptionError("device: torch sees no CUDA device here; give --device cpu --tiny")
+        if args.render_only and not data.is_file():
+            raise OptionError(f"docs: {data} is not there; measure first, or give its folder")
     except OptionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -372,12 +385,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure_all(args: argparse.Namespace, data: Path) -> None:
-    """Measures every case and keeps the JSON file up to date; other devices' figures stay."""
+    """Measures every case and keeps the JSON file up to date; other devices' figures stay, and
+    those of the full size when the script is tried out.
+    """
     machine: dict[str, Any] = {**facts(args.device, is_tiny=args.tiny), "rows": []}
     runs: list[dict[str, Any]] = []
     if data.is_file():
         runs = json.loads(data.read_text(encoding="utf-8"))["runs"]
-    runs = [run for run in runs if run["device"] != machine["device"]] + [machine]
+    same = ("device", "is_tiny")
+    runs = [run for run in runs if any(run[k] != machine[k] for k in same)] + [machine]
     bench = Bench(args)
     for case in cases(args):
         row = bench.measure(case)

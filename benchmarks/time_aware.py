@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +53,8 @@ def load_net(path: Path, batch: int) -> tuple[CompactNet, dict[str, Any]]:
     if not isinstance(net, CompactNet):
         raise ModelError(f"{path}: holds weights of kind {metadata.get('kind')!r}, not 'compact'")
     net.load_state_dict({k: v.float() for k, v in state.items()})
-    steps = int(metadata.get("step", 0))
+    # weights that were averaged over runs name the steps of each, such as 3000+10368
+    steps = sum(int(part) for part in str(metadata.get("step", "")).split("+") if part.isdecimal())
     facts = {
         "config": net.config.to_dict(),
         "training_steps": steps,
@@ -122,8 +124,8 @@ def inputs(val: Path, dataset: str, limit: int) -> Iterator[tuple[str, Tensor, T
         yield name, read_picture(files[name]), hr
 
 
-def evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything the page is made of, but the gallery's files, which it writes."""
+def evaluate(args: argparse.Namespace) -> None:
+    """Writes everything the page is made of: the JSON file, anew after each set, and pictures."""
     nets: dict[str, CompactNet] = {}
     data: dict[str, Any] = {
         "nets": {},
@@ -146,6 +148,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             raise OptionError(f"net: {text!r} is not NAME=FILE")
         net, data["nets"][name] = load_net(Path(path), args.batch)
         nets[name] = net.to(args.device)
+    torch.backends.cudnn.allow_tf32 = False  # what is told as fp32 is fp32
+    if args.workers > 1:
+        torch.set_num_threads(1)  # of each worker; they would outnumber the cores otherwise
     models: dict[str, Any] = {"niqe-addsr": load_niqe_params()}
     if args.niqe_params is not None:
         models["niqe"] = load_niqe_params(args.niqe_params)
@@ -181,10 +186,18 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
                     for figures in metrics.values():
                         figures["mean"] = float(np.mean(list(figures["images"].values())))
             data["scores"][dataset] = table
+            data["differences"] = differences(data)
+            write(args.docs, data)  # so that what ends this run later does not cost this set
     if not data["scores"]:
         raise OptionError(f"val: {str(args.val)!r} has neither lr/ with hr/ nor real_lr_crops/")
-    data["differences"] = differences(data)
-    return data
+
+
+def write(docs: Path, data: dict[str, Any]) -> None:
+    """Writes `data` to the JSON file, by way of a temporary one."""
+    docs.mkdir(parents=True, exist_ok=True)
+    temporary = docs / ".time-aware.json.part"
+    temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, docs / "time-aware.json")
 
 
 def differences(data: dict[str, Any]) -> list[dict[str, Any]]:
@@ -239,7 +252,7 @@ def gallery(
 
 def device_name(device: str) -> str:
     """What the work is done on, for the page."""
-    return torch.cuda.get_device_name() if device.startswith("cuda") else device
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -267,20 +280,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.default not in args.fidelities:
             parser.error(f"--default {args.default:g} must be one of --fidelities")
         try:
-            data = evaluate(args)
+            evaluate(args)
         except AddsrError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-        args.docs.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(data, indent=1) + "\n"
-        (args.docs / "time-aware.json").write_text(text, encoding="utf-8")
-    if (args.docs / "results.json").is_file():
-        try:  # it needs the command line's packages, which a machine for training may lack
-            from results import main as results
-        except ModuleNotFoundError as error:
-            print(f"docs/results.md was not made ({error}): --render-only", file=sys.stderr)
-            return 0
-        results(["--render-only", "--docs", str(args.docs)])
+    if not (args.docs / "results.json").is_file():
+        print(f"{args.docs}: no results.json, so results.md was not made", file=sys.stderr)
+        return 1 if args.render_only else 0
+    try:  # it needs the command line's packages, which a machine for training may lack
+        from results import main as results
+    except ModuleNotFoundError as error:
+        print(f"docs/results.md was not made ({error}): --render-only", file=sys.stderr)
+        return 0
+    results(["--render-only", "--docs", str(args.docs)])
     return 0
 
 

@@ -121,6 +121,41 @@ def test_variants_are_undone(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resets == [True]
 
 
+def test_what_is_compiled_is_kept_for_the_other_sizes(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[bool] = []
+    monkeypatch.setattr(gpu.torch, "compile", lambda f, dynamic: compiled.append(True) or f)
+    monkeypatch.setattr(gpu.torch.compiler, "reset", lambda: None)
+    names = ["plain", "compile", "tile-batch-1", "compile-channels-last"]
+    args = gpu.argparse.Namespace(
+        sizes=[512, 1024], steps=[4], dtypes=["bf16"], variants=names, tiny=False
+    )
+    order = [(c.variant, c.size) for c in gpu.cases(args) if "compile" in c.variant]
+    assert order == [
+        ("compile", 512), ("compile", 1024),
+        ("compile-channels-last", 512), ("compile-channels-last", 1024),
+    ]  # fmt: skip
+    pipe = gpu.build("cpu", torch.float32, is_tiny=True)
+    for variant, _ in order:
+        gpu.set_variant(pipe, variant)
+    assert len(compiled) == 2
+
+
+def test_trying_it_out_leaves_the_figures_of_the_full_size(gpu: Any, tmp_path: Path) -> None:
+    full = {"device": "cpu", "is_tiny": False, "rows": [], "torch": "1", "diffusers": "1"}
+    (tmp_path / "gpu.json").write_text(json.dumps({"runs": [full | {"addsr": "1"}]}))
+    for _ in range(2):
+        assert gpu.main(options(tmp_path, minutes="0")) == 0
+    runs = json.loads((tmp_path / "gpu.json").read_text())["runs"]
+    assert [run["is_tiny"] for run in runs] == [False, True]
+
+
+def test_a_page_without_figures_is_refused(gpu: Any, tmp_path: Path, capsys: Any) -> None:
+    assert gpu.main(["--render-only", "--docs", str(tmp_path)]) == 2
+    assert "gpu.json is not there" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_full_size_is_the_published_one(gpu: Any) -> None:
     pipe = gpu.build("meta", torch.float16, is_tiny=False)

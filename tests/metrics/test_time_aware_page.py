@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from addsr.models.files import save_weights
+from addsr.models.files import load_weights, save_weights
 from addsr.nets import CompactConfig, CompactNet
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +80,44 @@ def test_the_section_has_every_setting_and_its_pictures(
     assert text.count("| time-aware, w = ") == 6
     assert "- 2 steps: SSIM-Y " in text and "Gradient ratio " in text
     assert str(tmp_path) not in text
+
+
+def test_weights_averaged_over_runs_have_the_steps_of_all(
+    benchmark: Any, nets: list[str], tmp_path: Path
+) -> None:
+    state, metadata = load_weights(tmp_path / "concat.st")
+    save_weights(tmp_path / "mean.st", state, {**metadata, "step": "5776+3000"})
+    assert benchmark.load_net(tmp_path / "mean.st", 2)[1]["crops"] == 2 * 8776
+    save_weights(tmp_path / "new.st", state, {**metadata, "step": "unknown"})
+    assert benchmark.load_net(tmp_path / "new.st", 2)[1]["crops"] == 0
+
+
+def test_scores_of_the_first_set_outlive_a_failure_in_the_second(
+    benchmark: Any, nets: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    val = tmp_path / "val"
+    save(val / "hr" / "0.png", 32, 32, 0)
+    save(val / "lr" / "0.png", 8, 8, 1)
+    save(val / "real_lr_crops" / "a.png", 8, 8, 2)
+    real = benchmark.restore
+
+    def failing(net: Any, lr: Any, steps: int, fidelities: Any, seed: int) -> Any:
+        if (tmp_path / "docs" / "time-aware.json").is_file():
+            raise KeyboardInterrupt
+        return real(net, lr, steps, fidelities, seed)
+
+    monkeypatch.setattr(benchmark, "restore", failing)
+    options = ["--steps", "1", "--fidelities", "0.5", "--docs", str(tmp_path / "docs")]
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main([*nets, "--val", str(val), *options])
+    data = json.loads((tmp_path / "docs" / "time-aware.json").read_text())
+    assert list(data["scores"]) == ["synthetic"]
+    assert sys.modules["time_aware_page"].render(data)
+
+
+def test_a_page_without_figures_is_refused(benchmark: Any, tmp_path: Path, capsys: Any) -> None:
+    assert benchmark.main(["--render-only", "--docs", str(tmp_path)]) == 1
+    assert "no results.json" in capsys.readouterr().err
 
 
 def test_what_cannot_be_scored_is_told(
