@@ -90,16 +90,28 @@ def test_modulation_is_equation_1_of_the_paper() -> None:
 
 
 def test_the_time_reaches_the_encoder_unless_it_is_left_out() -> None:
-    def change(net: CompactNet) -> float:
+    _, _, lr = inputs()
+    large = torch.rand(1, 3, 64, 64)
+
+    def change(net: CompactNet, t: float, context: Tensor | None) -> float:
+        """Of the encoder's maps, against those at t = 1 with the picture's own context."""
         assert net.guide is not None
-        _, _, lr = inputs()
-        low, large = lr * 2 - 1, torch.rand(1, 3, 64, 64)
-        early, late = (net.guide(low, large, net.time(torch.tensor([t]))) for t in (0.1, 1.0))
-        return max(float((a - b).abs().max()) for a, b in zip(early, late, strict=True))
+        told = [net._embed(torch.tensor([s]), lr, c)[1] for s, c in ((1.0, None), (t, context))]
+        one, other = (net.guide(lr * 2 - 1, large, x) for x in told)
+        return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
 
     with torch.no_grad():
-        assert change(shaken()) > 1e-3
-        assert change(shaken(guide_time=False)) == 0
+        aware, blind = shaken(), shaken(guide_time=False)
+        assert change(aware, 0.1, None) > 1e-3
+        assert change(blind, 0.1, None) == 0
+        other = torch.randn(1, 32)
+        assert change(aware, 1.0, other) > 1e-3 and change(blind, 1.0, other) > 1e-3
+        # the ablation leaves out the time and nothing else
+        assert sum(p.numel() for p in aware.parameters()) == sum(
+            p.numel() for p in blind.parameters()
+        )
+        without = shaken(guide_time=False, context_channels=0)
+        assert change(without, 0.1, None) == 0
 
 
 def test_all_inputs_reach_the_output() -> None:

@@ -149,7 +149,7 @@ class CompactNet(nn.Module):
                 config.depths,
                 config.guide_channels,
                 config.guide_depth,
-                time if config.guide_time else 0,
+                time if config.guide_time or config.context_channels else 0,
                 config.norm,
             )
 
@@ -176,21 +176,25 @@ class CompactNet(nn.Module):
 
         Takes what `forward` takes. The frozen teacher's h0..h2 serve as perceptual features.
         """
-        time = self._time(t, lr, context)
-        x, maps = self._enter(x_t, lr, condition, time)
+        time, told = self._embed(t, lr, context)
+        x, maps = self._enter(x_t, lr, condition, told)
         return (*self._contract(x, time, maps), time)
 
-    def _time(self, t: Tensor, lr: Tensor, context: Tensor | None) -> Tensor:
-        """Embedding `(B, time_channels)` of the time and the picture-wide context."""
-        time = self.time(t)
+    def _embed(self, t: Tensor, lr: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Embedding `(B, time_channels)` of time and picture-wide context; what the guide is told.
+
+        A guide that does not know the time is told the context alone, so that nothing else differs.
+        """
+        time, seen = self.time(t), None
         if self.context_in is not None:
             context = self.context(lr) if context is None else context
             if context is not None:
-                time = time + F.silu(self.context_in(context.to(self.stem.weight.dtype)))
-        return time
+                seen = F.silu(self.context_in(context.to(self.stem.weight.dtype)))
+                time = time + seen
+        return time, time if self.config.guide_time else seen
 
     def _enter(
-        self, x_t: Tensor, lr: Tensor, condition: Tensor | None, time: Tensor
+        self, x_t: Tensor, lr: Tensor, condition: Tensor | None, told: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The U-Net's input `(B, widths[0], H/8, W/8)`, and the guide's maps (none without one)."""
         dtype = self.stem.weight.dtype
@@ -199,7 +203,7 @@ class CompactNet(nn.Module):
         low, noisy = (lr * 2 - 1).to(dtype), F.pixel_unshuffle(x_t.to(dtype), 8)
         condition = (condition * 2 - 1).to(dtype)
         if self.guide is not None:
-            return self.stem(noisy), self.guide(low, condition, time)
+            return self.stem(noisy), self.guide(low, condition, told)
         assert self.lr_in is not None
         x = torch.cat(
             [self.lr_in(F.pixel_unshuffle(low, 2)), noisy, F.pixel_unshuffle(condition, 8)], dim=1
@@ -253,8 +257,8 @@ class CompactNet(nn.Module):
             fidelity: gate of the low-resolution skip in the decoder, in [0, 1]; a number or `(B,)`.
             context: what `context` gave for the photo this is a tile of; None means `lr` itself.
         """
-        time = self._time(t, lr, context)
-        x, maps = self._enter(x_t, lr, condition, time)
+        time, told = self._embed(t, lr, context)
+        x, maps = self._enter(x_t, lr, condition, told)
         h0, h1, x = self._contract(x, time, maps)
         x = torch.cat([F.interpolate(self.up1(x), scale_factor=2.0, mode="nearest"), h1], dim=1)
         for block, modulate in self._stage("dec1", maps):

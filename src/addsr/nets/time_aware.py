@@ -60,8 +60,7 @@ class TimeAwareGuide(nn.Module):
             widths: the U-Net's channels at its three grids; `depths` are its blocks there.
             features: channels of each map that is handed out.
             blocks: residual blocks of the encoder at each grid.
-            time_channels: width of the time embedding; 0 makes an encoder that does not know the
-                time, which is the paper's ablation.
+            time_channels: width of the embedding it is told; 0 makes an encoder that is told none.
         """
         super().__init__()
         # the picture at half size (12 channels), and at the output's size (192), on one grid
@@ -80,13 +79,14 @@ class TimeAwareGuide(nn.Module):
             }
         )
 
-    def forward(self, lr: Tensor, condition: Tensor, time: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, lr: Tensor, condition: Tensor, time: Tensor | None) -> tuple[Tensor, ...]:
         """Feature maps `(B, features, H, W)` at output/8, /16 and /32.
 
         Args:
             lr: low-resolution picture `(B, 3, h, w)` in [-1, 1].
             condition: picture of the output's size `(B, 3, 4h, 4w)` in [-1, 1].
-            time: embedding `(B, time_channels)`.
+            time: embedding `(B, time_channels)` of the time and the picture-wide context, or of the
+                context alone, which is the paper's ablation.
         """
         x = torch.cat([F.pixel_unshuffle(lr, 2), F.pixel_unshuffle(condition, 8)], dim=1)
         x = self.entry(x)  # (B, features, H/8, W/8)
