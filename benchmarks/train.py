@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from addsr.train.compiling import load_cache, save_cache
 from addsr.train.config import load_recipe, parse_overrides
 from addsr.train.run import make_pool, make_task
 from addsr.train.task import Batch, Task
@@ -74,16 +75,15 @@ def main() -> None:
         torch.backends.cudnn.benchmark = recipe.run.cudnn_benchmark
     matrix = matrix_rate(device)
     pool = make_pool(recipe.data, 0, device)
+    load_cache(recipe.run)
     task = make_task(recipe, device)
     count = task.fresh_samples(recipe.run.batch)
     fixed = Batch(*pool.get(count))
 
     began = time.perf_counter()
-    mark = recipe.run.compile_mode == "reduce-overhead"
 
     def step(batch: Batch) -> None:
-        if mark:
-            torch.compiler.cudagraph_mark_step_begin()
+        task.compiled.begin_pass()
         task.step(batch)
 
     step(fixed)
@@ -93,6 +93,7 @@ def main() -> None:
     fed = seconds_per_call(lambda: step(Batch(*pool.get(count))), options.steps)
     data = seconds_per_call(lambda: pool.get(count), options.steps)
     flops = task.flops_per_sample()
+    save_cache(recipe.run)
 
     figures: dict[str, float | str] = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -118,6 +119,9 @@ def main() -> None:
         )
     figures["data alone: crops/s"] = count / data
     print(f"{'data alone':14s} {count / data:7.0f} crops/s")
+    if graphs := task.compiled.count_graphs(device):
+        figures["cuda_graphs"] = graphs
+        print(f"{graphs} CUDA graphs recorded")
     if device.type == "cuda":
         figures["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         print(f"peak device memory {figures['peak_memory_gib']:.1f} GiB")

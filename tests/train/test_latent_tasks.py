@@ -394,7 +394,7 @@ def test_both_stages_lead_from_pictures_to_a_model_that_upscales(
     again = stablesr(latent_recipe("stablesr", task={"base": str(whole)}))
     assert checkpoint.load_light(whole, again) == ["encoder", "sft"]  # a published one goes on so
     assert torch.equal(again.trained["encoder"].masters[0], next(pipe.encoder.parameters()))
-    with pytest.raises(OutputError, match="holds a model already"):
+    with pytest.raises(OutputError, match="is not empty"):
         assemble(tiny_base, whole, stablesr=weights)
     with pytest.raises(ConfigError, match="has no encoder of its own"):
         assemble(tiny_base, tmp_path / "other", cfw=tmp_path / "second" / "weights")

@@ -102,7 +102,7 @@ class PairPool:
         self._lr = torch.empty((size, 3, lr_px, lr_px), dtype=torch.uint8, device=self.device)
         self._choices = torch.Generator().manual_seed(derive_seed(seed, "choices"))
         self._chunks = 0  # chunks written to the pool since the beginning
-        self._served = 0  # pairs handed out since the beginning
+        self._served = 0
         self._is_filled = False
         self._maker: _Maker | None = None
 
@@ -110,6 +110,11 @@ class PairPool:
     def chunks_to_fill(self) -> int:
         """Chunks after which every place of the pool holds a pair."""
         return -(-self.size // self.chunk)
+
+    @property
+    def served(self) -> int:
+        """Pairs handed out since the beginning."""
+        return self._served
 
     @property
     def uses_per_pair(self) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from .spec import ResizeSpec
 
 _FILTERS = ("area", "bilinear", "bicubic")
 _LOBES = 3
+_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -67,18 +69,32 @@ def resize_lanczos(x: Tensor, size: tuple[int, int]) -> Tensor:
     As wide as the factor asks where the picture shrinks; at the borders the kernel is cut and
     its weights are made to sum to one again, as Pillow and antialiased `interpolate` do.
     """
-    height, width = x.shape[-2:]
-    # two dense products: of a training crop they are small, and one launch each
-    rows = _lanczos_weights(height, size[0], x)
-    columns = _lanczos_weights(width, size[1], x)
-    return rows @ (x @ columns.T)
+    # dense products: of a training crop they are small, and one launch each
+    columns = [x[..., low:high] @ w.T for low, high, w in _blocks(x.shape[-1], size[1], x)]
+    x = columns[0] if len(columns) == 1 else torch.cat(columns, -1)
+    rows = [w @ x[..., low:high, :] for low, high, w in _blocks(x.shape[-2], size[0], x)]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, -2)
 
 
-def _lanczos_weights(size_in: int, size_out: int, like: Tensor) -> Tensor:
-    """`(size_out, size_in)` with rows that sum to one, made on the device: nothing is uploaded."""
+def _blocks(size_in: int, size_out: int, like: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    """What makes a side: the first place of the input and the one after the last, and the weights
+    `(places out, places in)` of each block. One matrix for a whole photo would take gigabytes.
+    """
     ratio = size_in / size_out
-    places = torch.arange(size_in, device=like.device, dtype=torch.float64)
-    centres = torch.arange(size_out, device=like.device, dtype=torch.float64)
+    reach = _LOBES * max(ratio, 1.0)
+    for start in range(0, size_out, _BLOCK):
+        stop = min(start + _BLOCK, size_out)
+        low = max(0, math.floor((start + 0.5) * ratio - 0.5 - reach))
+        high = min(size_in, math.ceil((stop - 0.5) * ratio - 0.5 + reach) + 1)
+        yield low, high, _lanczos_weights(range(low, high), range(start, stop), ratio, like)
+
+
+def _lanczos_weights(given: range, wanted: range, ratio: float, like: Tensor) -> Tensor:
+    """`(wanted, given)` with rows that sum to one, made on the device: nothing is uploaded."""
+    places, centres = (
+        torch.arange(part.start, part.stop, device=like.device, dtype=torch.float64)
+        for part in (given, wanted)
+    )
     centres = (centres + 0.5) * ratio - 0.5
     distance = (places - centres[:, None]) / max(ratio, 1.0)
     weight = torch.sinc(distance) * torch.sinc(distance / _LOBES)

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from addsr.diffusion.ddpm import Prediction
-from addsr.errors import AddsrError, ConfigError, ModelError, OutputError
+from addsr.errors import AddsrError, ConfigError, ModelError
 from addsr.models.files import load_weights
 from addsr.nets import tuples
 from addsr.nets.stablesr import (
@@ -33,10 +33,10 @@ from addsr.nets.stablesr import (
     TimeAwareEncoder,
 )
 from addsr.pipelines import StableSRPipeline
-from addsr.pipelines.folder import CLASS, INDEX, load_parts
+from addsr.pipelines.folder import CLASS, INDEX, find_variant, load_parts
 from addsr.pipelines.stablesr import PipelineConfig
 
-from .base import load_base, stated_prediction
+from .base import load_base, require_empty, stated_prediction
 
 _PARTS: dict[str, tuple[Any, Any]] = {
     "encoder": (TimeAwareEncoder, EncoderConfig),
@@ -64,35 +64,53 @@ def assemble(
         cfw: folder with `cfw*.safetensors`.
         average: take the moving averages, else the weights as they stood at the end.
         dtype: of all networks.
-        tile: side of the pictures in training; that of `base` or 512 if None.
+        tile: side of the tiles; that of the pictures in training if None.
         fidelity: default of the knob; that of `base` or 0.5 if None.
 
     Raises:
         ConfigError: a plain Stable Diffusion without `stablesr`, or nothing to put in.
         ModelError: a file is missing, damaged or does not fit the others.
-        OutputError: `output` holds a model already, or cannot be written.
+        OutputError: `output` is not empty, or cannot be written.
     """
     if stablesr is None and cfw is None:
         raise ConfigError("assemble: nothing to put in; give --stablesr, --cfw or both")
-    if (output / INDEX).exists():
-        raise OutputError(f"{output}: holds a model already; give another folder, or delete it")
-    parts = _base_parts(base, dtype)
+    require_empty(output)
+    changes: dict[str, Any] = {}
+    trained: dict[str, nn.Module] = {}
+    for folder, names in ((stablesr, ("encoder", "sft")), (cfw, ("cfw",))):
+        for name in names if folder is not None else ():
+            trained[name], facts = trained_part(cast("Path", folder), name, average)
+            if name == "encoder":
+                changes = _trained_as(facts)
+    told = changes.get("prediction")
+    parts = _base_parts(base, dtype, told)
     if "encoder" not in parts and stablesr is None:
         raise ConfigError(f"base = {str(base)!r} has no encoder of its own; give --stablesr")
-    for folder, names in ((stablesr, ("encoder", "sft")), (cfw, ("cfw",))):
-        if folder is not None:
-            parts |= {name: trained_part(folder, name, average).to(dtype) for name in names}
-    changes = {"tile": tile, "fidelity": fidelity}
-    config = dataclasses.replace(
-        parts["config"], **{k: v for k, v in changes.items() if v is not None}
-    )
-    pipe = StableSRPipeline(**{**parts, "config": config})
+    if told not in (None, parts["config"].prediction):
+        raise ConfigError(
+            f"base = {str(base)!r} predicts {parts['config'].prediction}, and {stablesr} was "
+            f"trained to predict {told}; give the base that it was trained on"
+        )
+    parts |= {name: net.to(dtype) for name, net in trained.items()}
+    changes |= {k: v for k, v in (("tile", tile), ("fidelity", fidelity)) if v is not None}
+    pipe = StableSRPipeline(**{**parts, "config": dataclasses.replace(parts["config"], **changes)})
     pipe.save_pretrained(output)
     return pipe
 
 
-def trained_part(folder: Path, name: str, average: bool) -> nn.Module:
-    """The encoder, modulation layers ("sft") or feature wrapping ("cfw") in a folder of weights.
+def _trained_as(facts: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the pipeline's config that the header of an encoder's weights states."""
+    changes: dict[str, Any] = {}
+    if facts.get("prediction") in ("eps", "v"):
+        changes["prediction"] = facts["prediction"]
+    if str(facts.get("crop_px", "")).isdecimal():
+        changes["tile"] = int(facts["crop_px"])
+    return changes
+
+
+def trained_part(folder: Path, name: str, average: bool) -> tuple[nn.Module, dict[str, Any]]:
+    """The encoder, modulation layers ("sft") or feature wrapping ("cfw") in a folder of weights,
+    and what their header says.
 
     Raises:
         ModelError: it is missing, damaged or of another kind.
@@ -108,17 +126,17 @@ def trained_part(folder: Path, name: str, average: bool) -> nn.Module:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise ModelError(f"{path}: the weights do not fit their config ({reason})") from error
-    return net
+    return net, metadata
 
 
-def _base_parts(base: Path, dtype: torch.dtype) -> dict[str, Any]:
+def _base_parts(base: Path, dtype: torch.dtype, told: Prediction | None) -> dict[str, Any]:
     try:
         index = json.loads((base / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         index = {}
     if cast("dict[str, Any]", index).get("_class_name") == CLASS:
-        return load_parts(base, dtype, None, None)
-    prediction: Prediction = stated_prediction(base) or "eps"
+        return load_parts(base, dtype, find_variant(base), None)
+    prediction: Prediction = stated_prediction(base) or told or "eps"
     found = load_base(str(base), prediction, dtype, torch.device("cpu"))
     return {
         "unet": found.unet,
@@ -137,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the model")
     parser.add_argument("--last", action="store_true", help="the last weights, not their average")
     parser.add_argument("--dtype", choices=list(_TYPES), default="fp16")
-    parser.add_argument("--tile", type=int, help="data.crop_px of the training")
+    parser.add_argument("--tile", type=int, help="side of the tiles; else as in training")
     parser.add_argument("--fidelity", type=float, help="default of the knob, 0 to 1")
     options = parser.parse_args(arguments)
     try:

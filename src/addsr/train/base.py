@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from addsr.diffusion.ddpm import Prediction
-from addsr.errors import ConfigError, ModelError
+from addsr.errors import AddsrError, ConfigError, ModelError, OutputError
 from addsr.models.files import load_weights, save_weights
 from addsr.nets.stablesr import UnetConfig, VaeConfig, build_unet, build_vae
 from addsr.nets.stablesr.backbones import backbone_class
+from addsr.pipelines.folder import weights_name
 from addsr.pipelines.importing import embed_empty_prompt
 
 _KINDS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
-_PROMPT = "empty_prompt/diffusion_pytorch_model.safetensors"
+_PROMPT = "empty_prompt"
+_PLAIN, _HALF = weights_name(None), weights_name("fp16")
 _PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}
 
 
@@ -82,12 +86,9 @@ def load_part(folder: Path, part: str, dtype: torch.dtype, device: torch.device)
         ModelError: it is missing or damaged.
     """
     kind = backbone_class(_KINDS[part])
-    names = (
-        "diffusion_pytorch_model.safetensors",
-        "diffusion_pytorch_model.safetensors.index.json",
-    )
+    names = (_PLAIN, f"{_PLAIN}.index.json")
     has_plain = any((folder / part / name).is_file() for name in names)
-    has_half = (folder / part / "diffusion_pytorch_model.fp16.safetensors").is_file()
+    has_half = (folder / part / _HALF).is_file()
     try:
         net: Any = kind.from_pretrained(
             folder,
@@ -113,11 +114,13 @@ def load_prompt(folder: Path) -> Tensor:
     Raises:
         ModelError: `folder` has neither it nor a text encoder and tokenizer.
     """
-    if (folder / _PROMPT).is_file():
-        state, _ = load_weights(folder / _PROMPT)
-        if "prompt_embeds" not in state:
-            raise ModelError(f"{folder / _PROMPT}: holds no prompt_embeds; give another task.base")
-        return state["prompt_embeds"].float()
+    for name in (_PLAIN, _HALF):
+        path = folder / _PROMPT / name
+        if path.is_file():
+            state, _ = load_weights(path)
+            if "prompt_embeds" not in state:
+                raise ModelError(f"{path}: holds no prompt_embeds; give another task.base")
+            return state["prompt_embeds"].float()
     return embed_empty_prompt(folder, local_files_only=True)
 
 
@@ -143,7 +146,11 @@ def write_tiny_base(folder: Path, seed: int = 0) -> None:
     """Writes a base of tiny random networks, for smoke runs; its VAE reduces sides to a quarter.
 
     Also `python -m addsr.train.base FOLDER`.
+
+    Raises:
+        OutputError: `folder` holds something already, or cannot be written.
     """
+    require_empty(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet: Any = build_unet(
@@ -155,11 +162,38 @@ def write_tiny_base(folder: Path, seed: int = 0) -> None:
         prompt = torch.randn(1, 5, 24)
     unet.save_pretrained(folder / "unet")
     vae.save_pretrained(folder / "vae")
-    (folder / _PROMPT).parent.mkdir(exist_ok=True)
-    save_weights(folder / _PROMPT, {"prompt_embeds": prompt}, {"kind": "empty_prompt"})
+    (folder / _PROMPT).mkdir()
+    save_weights(folder / _PROMPT / _PLAIN, {"prompt_embeds": prompt}, {"kind": _PROMPT})
+
+
+def require_empty(folder: Path) -> None:
+    """Makes `folder`, which may not hold anything: a model is never written over another.
+
+    Raises:
+        OutputError: it does, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_empty = not any(folder.iterdir())
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error}); give another folder") from error
+    if not is_empty:
+        raise OutputError(f"{folder}: is not empty; give another folder, or delete it")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status of the command: 0, or 1 with the error's message on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="addsr.train.base", description="Writes a base of tiny random networks for smoke runs."
+    )
+    parser.add_argument("folder", type=Path, help="new or empty")
+    try:
+        write_tiny_base(parser.parse_args(arguments).folder)
+    except AddsrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    import sys
-
-    write_tiny_base(Path(sys.argv[1]))
+    sys.exit(main())

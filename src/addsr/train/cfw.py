@@ -18,7 +18,7 @@ from addsr.nets.stablesr import CfwConfig, FeatureWrapping, WrappedVae
 from addsr.nets.stablesr.backbones import rebuild
 
 from .base import load_model_vae
-from .checks import refuse_compile
+from .checks import refuse_compile, require
 from .config import Recipe
 from .flops import counted
 from .latent_config import CfwTaskConfig
@@ -55,6 +55,13 @@ class CfwTask(Task):
             )
         shape = parsed(CfwConfig, {**recipe.net, "widths": widths})
         self.wrapping = FeatureWrapping(shape)
+        most = (recipe.data.crop_px // 3).bit_length() - 1
+        require(
+            c.discriminator_layers <= most,
+            "task.discriminator_layers",
+            c.discriminator_layers,
+            f"at most {most} with data.crop_px = {recipe.data.crop_px}",
+        )
         self.discriminator = PatchGan(PatchGanConfig(c.discriminator_width, c.discriminator_layers))
         self.trained_wrapping = self.track("cfw", self.wrapping, recipe.optim)
         self.trained_discriminator = self.track("discriminator", self.discriminator, recipe.optim)
@@ -80,7 +87,8 @@ class CfwTask(Task):
             felt = zero
             if c.perceptual_weight:
                 felt = self.perceptual(x, batch.hr, batch.lr, self.randn_like(batch.hr))
-            loss = pixel + c.perceptual_weight * felt
+            # twice, for the published loss is of pictures in [-1, 1]
+            loss = 2 * pixel + c.perceptual_weight * felt
             total = loss
             if is_opposed:
                 self.discriminator.requires_grad_(False)

@@ -3,9 +3,9 @@
     python -m addsr.train.cfw_samples --config recipes/cfw.toml [--part 1/8]
 
 Pictures are cropped and degraded as [data] says; [task] names the model, the steps, the number of
-samples and the folder. A file is written whole or not at all, and depends on the recipe and its
-number alone, so a run that was interrupted goes on where it stopped, and several processes may
-make a part each.
+samples and the folder. A file is written whole or not at all, and depends on the recipe, its number
+and the kind of device alone, so a run that was interrupted goes on where it stopped, and several
+processes may make a part each.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import re
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,14 +28,15 @@ from torch import Tensor
 from addsr.data.draw import derive_seed
 from addsr.data.pool import PairPool
 from addsr.diffusion.ddpm import Schedule, fresh_noises, sample_latent, start_latent
-from addsr.errors import AddsrError, ConfigError, ModelError, OutputError
+from addsr.errors import AddsrError, ConfigError, MemoryLimitError, ModelError, OutputError
 from addsr.models.files import digest, save_weights
 from addsr.pipelines import StableSRPipeline
+from addsr.pipelines.folder import find_variant
 
-from .config import Recipe, load_recipe, parse_overrides
+from .config import DataConfig, Recipe, load_recipe, parse_overrides
 from .latent_config import CfwTaskConfig
 from .samples import KIND, NOTE, read_note, shard_name
-from .sources import make_pool
+from .sources import RotatingPool, make_pool
 from .stablesr import enlarge
 from .task import Batch
 
@@ -51,13 +53,19 @@ def make_samples(recipe: Recipe, device: torch.device, *, part: tuple[int, int] 
         ConfigError: a folder or picture that the recipe names cannot be used.
         OutputError: the folder holds samples made otherwise, or cannot be written.
         ModelError: the model is damaged, or sampled numbers that are none.
+        MemoryLimitError: the device's memory is too small.
     """
     config = cast("CfwTaskConfig", recipe.task)
     for name in ("model", "samples"):
         if not getattr(config, name):
             raise ConfigError(f"task.{name} = '' is not allowed; give a folder")
     dtype = torch.bfloat16 if recipe.run.precision == "bf16" else torch.float32
-    pipe = StableSRPipeline.from_pretrained(config.model, torch_dtype=dtype, local_files_only=True)
+    pipe = StableSRPipeline.from_pretrained(
+        config.model,
+        torch_dtype=dtype,
+        variant=find_variant(Path(config.model)),
+        local_files_only=True,
+    )
     pipe.to(device)
     folder = Path(config.samples)
     _claim(folder, facts(recipe, pipe))
@@ -66,12 +74,30 @@ def make_samples(recipe: Recipe, device: torch.device, *, part: tuple[int, int] 
     if not due:
         return 0
     data = dataclasses.replace(recipe.data, pool=max(2, config.shard))
-    pool = make_pool(data, recipe.run.seed, device, chunk=config.shard)
+    pool_of = _pools(data, recipe.run.seed, device, config.shard)
     for done, number in enumerate(due, start=1):
-        state = sample_shard(pipe, pool, number, recipe)
+        try:
+            state = sample_shard(pipe, pool_of(number), number, recipe)
+        except torch.OutOfMemoryError as error:
+            raise MemoryLimitError(
+                f"task.sample_batch = {config.sample_batch} pictures of {data.crop_px} pixels did "
+                f"not fit in the memory of {device}; give a smaller one, or run.precision=bf16"
+            ) from error
         save_weights(folder / shard_name(number), state, {"kind": KIND})
         log.info("%s, %d of %d in this part", shard_name(number), done, len(due))
     return len(due)
+
+
+def _pools(
+    data: DataConfig, seed: int, device: torch.device, shard: int
+) -> Callable[[int], PairPool]:
+    """What gives the pool that the pictures of a file come from, by the file's number."""
+    if not data.held:
+        pool = make_pool(data, seed, device, chunk=shard)
+        return lambda _number: pool
+    source = RotatingPool(data, seed, device, chunk=shard)
+    files = max(1, data.held_pairs // shard)
+    return lambda number: source.at(number // files)
 
 
 @torch.no_grad()
@@ -123,14 +149,21 @@ def facts(recipe: Recipe, pipe: StableSRPipeline) -> dict[str, Any]:
     """What the samples of `recipe` depend on, in the types of JSON."""
     config, data = cast("CfwTaskConfig", recipe.task), recipe.data
     adapter = {**pipe.encoder.state_dict(), **pipe.sft.state_dict()}
+    # one adapter fits several bases; of those, the ends tell which it is
+    unet: Any = pipe.unet
+    base = {**unet.conv_in.state_dict(prefix="in."), **unet.conv_out.state_dict(prefix="out.")}
     return {
         "adapter_sha256": digest(adapter),
+        "base_sha256": digest(base),
+        "prediction": pipe.config.prediction,
         "precision": recipe.run.precision,
         "seed": recipe.run.seed,
         "steps": config.sample_steps,
         "shard": config.shard,
         "sample_batch": config.sample_batch,
         "train": list(data.train),
+        "held": data.held,
+        "held_pairs": data.held_pairs,
         "crop_px": data.crop_px,
         "mixture": data.mixture,
         "sharpen": data.sharpen,

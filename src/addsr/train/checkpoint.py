@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from addsr.errors import ConfigError, ModelError, TrainingError
+from addsr.errors import ConfigError, ModelError, OutputError, TrainingError
 from addsr.models.files import load_weights, save_weights
 
 from .task import Task
@@ -40,12 +40,12 @@ def save(
     """Writes a full checkpoint `folder/step-N` (atomic: built beside, then renamed).
 
     Keeps the newest `limit` checkpoints.
+
+    Raises:
+        OutputError: it cannot be written, say on a full disk; those that are there stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{PREFIX}{step:08d}"
     building = folder / f".{target.name}.tmp"
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir()
     state = {
         "task": task.name,
         "step": step,
@@ -54,10 +54,19 @@ def save(
         "extra": task.extra_state(),
         "trained": {name: t.full_state() for name, t in task.trained.items()},
     }
-    torch.save(state, building / "state.pt")
-    (building / "meta.json").write_text(json.dumps({"task": task.name, "step": step}))
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(building, target)
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        building.mkdir(parents=True)
+        torch.save(state, building / "state.pt")
+        (building / "meta.json").write_text(json.dumps({"task": task.name, "step": step}))
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(building, target)
+    except (OSError, RuntimeError) as error:  # torch has no kind of its own for a full disk
+        shutil.rmtree(building, ignore_errors=True)
+        raise OutputError(
+            f"{target}: checkpoint cannot be written ({error}); older ones are kept: make room, or "
+            "give another run.output"
+        ) from error
     for old in sorted(folder.glob(f"{PREFIX}*"))[:-limit]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -89,11 +98,13 @@ def load(path: Path, task: Task, device: torch.device) -> dict[str, Any]:
     try:
         state = torch.load(path / "state.pt", map_location=device, weights_only=True)
     except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TrainingError(
-            f"{path}: checkpoint cannot be read ({error}); use an older one"
+            f"{path}: checkpoint cannot be read ({reason}); use an older one"
         ) from error
-    if state["task"] != task.name:
-        raise TrainingError(f"{path}: a checkpoint of task {state['task']!r}, not {task.name!r}")
+    made_by = cast("dict[str, Any]", state).get("task") if isinstance(state, dict) else None
+    if made_by != task.name:
+        raise TrainingError(f"{path}: a checkpoint of task {made_by!r}, not {task.name!r}")
     try:
         for name, trained in task.trained.items():
             trained.load_full_state(state["trained"][name])
@@ -109,9 +120,13 @@ def save_light(folder: Path, task: Task, *, step: int, run: str) -> None:
     This is what travels: a new run goes on from it (`--init FOLDER`) with a fresh, warmed-up
     optimiser, and the averaged file of the generator is what `addsr upscale --model` loads.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error}); give another run.output") from error
     for name, trained in task.trained.items():
         metadata = {
+            **task.facts(),
             "kind": _KINDS[type(trained.net).__name__],
             "config": asdict(cast("Any", trained.net).config),
             "task": task.name,

@@ -17,6 +17,7 @@ from addsr.data.draw import derive_seed
 from addsr.errors import TrainingError
 
 from . import checkpoint
+from .compiling import save_cache
 from .config import Recipe
 from .optim import agree, process_count, process_rank
 from .task import Batch, Task
@@ -85,12 +86,15 @@ def fit(
         progress: callable `(step, steps, figures, eta_seconds)`; may be None.
 
     Raises:
+        ConfigError: validation pairs that the task cannot use.
         TrainingError: a loss became NaN or infinite; the last good checkpoint stays.
+        OutputError: a checkpoint cannot be written.
     """
     run = recipe.run
     output = Path(run.output)
     checkpoints = output / "checkpoints"
     output.mkdir(parents=True, exist_ok=True)
+    task.check_pairs(pairs)
     start, seconds_before = 0, 0.0
     found = checkpoint.find(resume, checkpoints) if resume else None
     if found is not None:
@@ -108,14 +112,18 @@ def fit(
     began = time.monotonic()
     sums: dict[str, Tensor] = {}
     figures: dict[str, float] = {}
+    validation: dict[str, float] = {}
     logged_step, logged_time = start, began
-    step = start
+    step = written = validated = start
 
     def elapsed() -> float:
         return time.monotonic() - began
 
     def write_checkpoint() -> None:
-        if is_main and step > start:
+        nonlocal written
+        _check_finite({k: float(v) for k, v in sums.items()}, step, checkpoints)
+        if is_main and step > written:
+            written = step
             seconds = seconds_before + elapsed()
             checkpoint.save(
                 checkpoints,
@@ -140,15 +148,15 @@ def fit(
                 if share >= 1:
                     break
             task.set_progress(step - start, min(1.0, share))
-            if run.compile_mode == "reduce-overhead":
-                # what the last step's graphs gave is not needed any more
-                torch.compiler.cudagraph_mark_step_begin()
             for _ in range(run.accumulate):
+                task.compiled.begin_pass()
                 fresh = Batch(*source.get(task.fresh_samples(run.batch)))
                 for key, value in task.step(fresh).items():
                     # cloned: with CUDA graphs the next step writes into the same memory
                     sums[key] = sums[key] + value if key in sums else value.detach().float().clone()
             step += 1
+            if step - start == 2:  # every second step has a function more than the others
+                save_cache(run)
             if step % run.log_every == 0 or step == run.steps or step - start == 1:
                 count = (step - logged_step) * run.accumulate
                 figures = {k: float(v) / count for k, v in sums.items()}  # synchronises
@@ -158,6 +166,8 @@ def fit(
                 rate = count * run.batch / (now - logged_time)
                 figures["crops_per_second"] = rate
                 figures["tflops"] = rate * task.flops_per_sample() / 1e12
+                if graphs := task.compiled.count_graphs(task.device):
+                    figures["graphs"] = graphs
                 logged_step, logged_time = step, now
                 left = run.steps - step
                 eta = left * (now - began) / max(1, step - start)
@@ -169,16 +179,18 @@ def fit(
             if step % run.checkpoint_every == 0:
                 write_checkpoint()
             if step % run.validate_every == 0:
-                _validate(task, pairs, output, step, is_main, tracker)
+                _check_finite({k: float(v) for k, v in sums.items()}, step, checkpoints)
+                validation = _validate(task, pairs, output, step, is_main, tracker)
+                validated = step
                 logged_time = time.monotonic()  # not counted as training time
                 logged_step, sums = step, {}
         if stop.wanted:
             log.warning("asked to stop: writing a checkpoint at step %d", step)
-    if sums:
-        _check_finite({k: float(v) for k, v in sums.items()}, step, checkpoints)
     write_checkpoint()
     if not stop.wanted:
-        figures.update(_validate(task, pairs, output, step, is_main, tracker))
+        if validated < step or step == start:
+            validation = _validate(task, pairs, output, step, is_main, tracker)
+        figures.update(validation)
     return figures
 
 

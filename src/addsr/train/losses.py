@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -54,18 +55,19 @@ def sharpen(x: Tensor, amount: float = 0.5, sigma: float = 8.0, threshold: float
 def _blur(x: Tensor, sigma: float) -> Tensor:
     """Gaussian blur with mirrored borders; at most as wide as the picture allows."""
     # matrix products: with a kernel this long, convolutions of one channel take many times as long
-    rows, columns = (_blur_matrix(size, sigma, x) for size in x.shape[-2:])
+    rows, columns = (_blur_matrix(size, sigma, x.device, x.dtype) for size in x.shape[-2:])
     return rows.T @ x @ columns
 
 
-def _blur_matrix(size: int, sigma: float, like: Tensor) -> Tensor:
+@functools.lru_cache(maxsize=8)
+def _blur_matrix(size: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
     """`(size, size)`: column i holds the weights of the blurred line's place i."""
     radius = min(math.ceil(3 * sigma), size - 1)
-    place = torch.arange(-radius, radius + 1, device=like.device, dtype=torch.float32)
+    place = torch.arange(-radius, radius + 1, device=device, dtype=torch.float32)
     kernel = torch.exp(-(place**2) / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).view(1, 1, -1)
-    lines = torch.eye(size, device=like.device)[:, None]
-    return F.conv1d(F.pad(lines, (radius, radius), mode="reflect"), kernel)[:, 0].to(like.dtype)
+    lines = torch.eye(size, device=device)[:, None]
+    return F.conv1d(F.pad(lines, (radius, radius), mode="reflect"), kernel)[:, 0].to(dtype)
 
 
 def timestep_adaptive(index: Tensor, base: float = 0.5, growth: float = 2.1) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from addsr.diffusion.schedule import add_noise
-from addsr.errors import ConfigError
+from addsr.errors import ConfigError, ModelError
 from addsr.metrics.lpips import Lpips, load_lpips
 from addsr.models.files import load_weights
 from addsr.models.hub import embedded
@@ -103,8 +103,13 @@ def make_perceptual(config: CfwTaskConfig, device: torch.device) -> PerceptualLo
             f"task.teacher = {config.teacher!r} holds weights of kind {metadata.get('kind')!r}; "
             "give a file of kind 'compact'"
         )
-    teacher = CompactNet(net_config(metadata["config"]))
-    teacher.load_state_dict({k: v.float() for k, v in state.items()})
+    try:
+        teacher = CompactNet(net_config(metadata["config"]))
+        teacher.load_state_dict({k: v.float() for k, v in state.items()})
+    except (KeyError, ConfigError, RuntimeError) as error:
+        raise ModelError(
+            f"task.teacher = {config.teacher!r}: the weights do not fit their config; give another"
+        ) from error
     return TeacherLoss(teacher.to(device).eval().requires_grad_(False), config.teacher_t)
 
 

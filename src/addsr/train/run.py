@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from addsr.errors import DependencyError, OutputError
+from addsr.errors import DependencyError, MemoryLimitError, OutputError
 
+from .compiling import load_cache
 from .config import Recipe, load_recipe
 from .loop import Source, fit
 from .sources import RotatingPool, make_pool
@@ -39,7 +40,8 @@ def train(
         overrides: `{table: {field: value}}` over the recipe, with the same checks.
 
     Raises:
-        ConfigError: a wrong recipe; TrainingError: a loss became NaN.
+        ConfigError: a wrong recipe; TrainingError: a loss became NaN; OutputError: a checkpoint
+            cannot be written; MemoryLimitError: the device's memory is too small.
     """
     recipe = load_recipe(task, config, overrides)
     if output is not None:
@@ -81,6 +83,7 @@ def train_recipe(
         torch.backends.cudnn.benchmark = run.cudnn_benchmark
         torch.backends.cudnn.benchmark_limit = 4  # the later candidates are hardly ever taken
     torch.manual_seed(run.seed + accelerator.process_index)
+    load_cache(run)
     if log_with:
         accelerator.init_trackers("log")
     source, pairs = make_source(recipe, run.seed + 1000 * accelerator.process_index, device)
@@ -99,6 +102,12 @@ def train_recipe(
                 is_main=is_main,
                 progress=progress,
             )
+    except torch.OutOfMemoryError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MemoryLimitError(
+            f"run.batch = {run.batch} pictures of {recipe.data.crop_px} pixels did not fit in the "
+            f"memory of {device} ({reason}); give a smaller one and a larger run.accumulate"
+        ) from error
     finally:
         close = getattr(source, "close", None)
         if close is not None:
@@ -121,6 +130,7 @@ def make_task(recipe: Recipe, device: torch.device, rank: int = 0) -> Task:
     else:
         from .features import FeaturesTask as chosen
     task = chosen(recipe, device)
+    task.compiled.check()
     task.generator.manual_seed(recipe.run.seed + 1 + rank)
     return task
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,15 @@ import torch
 from torch import Tensor
 
 from addsr.data.draw import derive_seed
+from addsr.data.filters import sharpen_usm
 from addsr.data.pool import PairPool
 from addsr.data.shards import load_pictures
 from addsr.data.spec import PRESETS, DegradationSpec, Preset
 from addsr.errors import ConfigError, InputError
 
 from .config import STABLESR, DataConfig
-from .losses import sharpen
+
+log = logging.getLogger(__name__)
 
 
 def stablesr_degradation() -> DegradationSpec:
@@ -105,48 +108,79 @@ class RotatingPool:
     different seeds hold different shards.
     """
 
-    def __init__(self, data: DataConfig, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, data: DataConfig, seed: int, device: torch.device, *, chunk: int | None = None
+    ) -> None:
         """
         Raises:
             ConfigError: a pattern of data.train that matches nothing, or no picture of the first
                 shards can be used.
         """
-        self.data, self.seed, self.device = data, seed, device
+        self.data, self.seed, self.device, self.chunk = data, seed, device, chunk
         self._paths = find_paths(data)
-        self._window = 0
-        self._pool = self._make()
+        self.windows = -(-len(self._paths) // data.held)
+        self._window = self._asked = 0
+        self._pool: PairPool | None = self._make()
+
+    @property
+    def pool(self) -> PairPool:
+        """The pool of what is held now."""
+        assert self._pool is not None
+        return self._pool
 
     def get(self, batch: int) -> tuple[Tensor, Tensor]:
         """What `PairPool.get` gives."""
-        if self._pool.state_dict()["served"] >= self.data.held_pairs:
-            self._pool.close()
-            self._window += 1
-            self._pool = self._make()
-        return self._pool.get(batch)
+        if self.pool.served >= self.data.held_pairs:
+            self._move(self._window + 1)
+        return self.pool.get(batch)
+
+    def at(self, window: int) -> PairPool:
+        """The pool of the `window`-th few shards, counted from the start over all passes."""
+        if window != self._asked:
+            self._move(window)
+        return self.pool
 
     def paths(self) -> list[Path]:
         """What is held now."""
         held = self.data.held
-        epoch, place = divmod(self._window, -(-len(self._paths) // held))
+        epoch, place = divmod(self._window, self.windows)
         dice = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
         order = torch.randperm(len(self._paths), generator=dice).tolist()
         return [self._paths[k] for k in order[place * held : (place + 1) * held]]
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self._pool.state_dict(), "seed": self.seed, "window": self._window}
+        return {**self.pool.state_dict(), "seed": self.seed, "window": self._window}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._pool.close()
-        self.seed, self._window = int(state["seed"]), int(state["window"])
-        self._pool = self._make()
-        self._pool.load_state_dict({**state, "seed": self._pool.seed})
+        self.seed = int(state["seed"])
+        self._move(int(state["window"]))
+        self.pool.load_state_dict({**state, "seed": self.pool.seed})
 
     def close(self) -> None:
-        self._pool.close()
+        if self._pool is not None:
+            self._pool.close()
+
+    def _move(self, window: int) -> None:
+        """Holds other shards; those that cannot be used are passed over.
+
+        A run may have come far before it meets such shards; only if no other can be used it ends.
+        """
+        # let go of first: there is not room for two
+        self.close()
+        self._pool, self._asked = None, window
+        for tried in range(window, window + self.windows):
+            self._window = tried
+            try:
+                self._pool = self._make()
+                return
+            except ConfigError as error:
+                log.warning("%s (passed over)", error)
+                if tried == window + self.windows - 1:
+                    raise
 
     def _make(self) -> PairPool:
         seed = derive_seed(self.seed, "window", self._window)
-        return _pool(self.paths(), self.data, seed, self.device)
+        return _pool(self.paths(), self.data, seed, self.device, self.chunk)
 
 
 @torch.no_grad()
@@ -158,6 +192,6 @@ def sharpened(pictures: Tensor, amount: float, device: torch.device) -> Tensor:
     out = torch.empty_like(pictures)
     for start in range(0, len(pictures), 16):
         few = pictures[start : start + 16]
-        x = sharpen(few.to(device).float() / 255, amount).clamp(0, 1)
+        x = sharpen_usm(few.to(device).float() / 255, weight=amount).clamp(0, 1)
         out[start : start + 16] = (x * 255).round().to(torch.uint8).to(pictures.device)
     return out

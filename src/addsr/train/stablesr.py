@@ -189,6 +189,14 @@ class StableSRTask(Task):
 
     # --- validation --------------------------------------------------------------------------
 
+    def check_pairs(self, pairs: list[Batch]) -> None:
+        for height, width in (pair.hr.shape[-2:] for pair in pairs):
+            if min(height, width) < self.grid:
+                raise ConfigError(
+                    f"data.val: a picture of {width} x {height} is too small; give pictures of "
+                    f"{self.grid} pixels a side or more"
+                )
+
     @contextmanager
     def averaged(self) -> Generator[StableSRPipeline]:
         """The pipeline with the averaged weights, as long as the context lasts."""
@@ -240,11 +248,6 @@ class StableSRTask(Task):
     def _error(self, guided: GuidedUnet, index: int, pair: Batch) -> float:
         scale = pair.hr.shape[-1] // pair.lr.shape[-1]
         side = min(*pair.hr.shape[-2:], self.recipe.data.crop_px) // self.grid * self.grid
-        if side < self.grid:
-            raise ConfigError(
-                f"data.val: a picture of {pair.hr.shape[-1]} x {pair.hr.shape[-2]} is too small; "
-                f"give pictures of {self.grid} pixels a side or more"
-            )
         pair = Batch(
             pair.hr[..., :side, :side].to(self.device),
             pair.lr[..., : side // scale, : side // scale].to(self.device),
@@ -281,6 +284,10 @@ class StableSRTask(Task):
             work = 2 * frozen + 3 * (whole - frozen)
             self._flops = work + 2 * encode / self.config.latent_reuse
         return self._flops
+
+    def facts(self) -> dict[str, str]:
+        """What a pipeline has to know of how they were trained."""
+        return {"prediction": self.prediction, "crop_px": str(self.recipe.data.crop_px)}
 
     def extra_state(self) -> dict[str, Any]:
         return {**super().extra_state(), "pool": self.pool.state()}

@@ -81,7 +81,6 @@ class StudentTask(Task):
         self.perceive = self.compiled(self._perceive)
         self.reconstruct = self.compiled(self._reconstruct)
         self.target = self.compiled(self._target)
-        self.sharpened = self.compiled(lambda hr: sharpen(hr, self.config.sharpen))
 
     def _load_teacher(self) -> CompactNet:
         path = self.config.teacher
@@ -115,7 +114,7 @@ class StudentTask(Task):
         leaf = x.detach().requires_grad_(True)
         enlarged = enlarge(lr)
 
-        aim = self.sharpened(hr) if c.sharpen else hr
+        aim = sharpen(hr, c.sharpen) if c.sharpen else hr
         maps_x, maps_hr = [], []
         if self.uses_features:
             low, high = c.perceptual_t

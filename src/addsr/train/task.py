@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .compiling import Compiler
 from .config import OptimConfig, Recipe
 from .optim import Trained, rate_factor
 
@@ -36,6 +36,7 @@ class Task(ABC):
         self.device = device
         self.generator = torch.Generator(device).manual_seed(recipe.run.seed + 1)
         self.trained: dict[str, Trained] = {}
+        self.compiled = Compiler(recipe.run)
 
     def track(self, name: str, net: nn.Module, optim: OptimConfig) -> Trained:
         """Registers a network to be trained, checkpointed and averaged under `name`."""
@@ -51,13 +52,6 @@ class Task(ABC):
         self.trained[name] = trained
         return trained
 
-    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, through torch.compile where the recipe asks for it (static shapes)."""
-        run = self.recipe.run
-        if not run.compile:
-            return function
-        return torch.compile(function, dynamic=False, mode=run.compile_mode)
-
     def set_progress(self, step: int, progress: float) -> None:
         """Sets learning rates; `progress` is the share of the run done, 0 to 1."""
         factor = rate_factor(self.recipe.optim, step, progress)
@@ -67,6 +61,9 @@ class Task(ABC):
     def fresh_samples(self, batch: int) -> int:
         """How many new pairs a pass of `batch` samples takes from the source."""
         return batch
+
+    def check_pairs(self, pairs: list[Batch]) -> None:  # noqa: B027 (most tasks can use all)
+        """Raises a ConfigError for validation pairs that `validate` could not use."""
 
     @abstractmethod
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -82,6 +79,10 @@ class Task(ABC):
     @abstractmethod
     def flops_per_sample(self) -> float:
         """Floating-point operations of one training sample, for the throughput figure."""
+
+    def facts(self) -> dict[str, str]:
+        """What else the headers of its weights files say, for those who use them."""
+        return {}
 
     def extra_state(self) -> dict[str, Any]:
         """Further tensors and numbers that a full resume needs."""

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from addsr.errors import ConfigError
+from addsr.data.shards import decode_picture, read_picture
+from addsr.errors import ConfigError, InputError
 
 from .task import Batch
 
@@ -25,7 +26,8 @@ def load_pairs(folder: str, limit: int = 0) -> list[Batch]:
     """Pairs of `folder/hr/NAME` and `folder/lr/NAME` (any suffix) as batches of one, on the CPU.
 
     Raises:
-        ConfigError: no such folder, or no name stands in both.
+        ConfigError: no such folder, no name stands in both, or a picture that cannot be read or is
+            not four times as large as its other.
     """
     root = Path(folder)
     hr = {p.stem: p for p in sorted((root / "hr").glob("*")) if p.is_file()}
@@ -35,12 +37,22 @@ def load_pairs(folder: str, limit: int = 0) -> list[Batch]:
         raise ConfigError(f"data.val = {folder!r}: no picture stands in both hr/ and lr/ there")
     if limit:
         names = names[:: max(1, len(names) // limit)][:limit]
-    return [Batch(_read(hr[n]), _read(lr[n])) for n in names]
+    pairs = [Batch(_read(hr[n]), _read(lr[n])) for n in names]
+    for name, pair in zip(names, pairs, strict=True):
+        (height, width), small = pair.hr.shape[-2:], pair.lr.shape[-2:]
+        if (height, width) != (4 * small[0], 4 * small[1]):
+            raise ConfigError(
+                f"data.val = {folder!r}: {name} has {width} x {height} pixels in hr/ and "
+                f"{small[1]} x {small[0]} in lr/; give pictures four times as large in hr/"
+            )
+    return pairs
 
 
 def _read(path: Path) -> Tensor:
-    with Image.open(path) as picture:
-        array = np.asarray(picture.convert("RGB"))
+    try:
+        array = decode_picture(read_picture(path), str(path))
+    except InputError as error:
+        raise ConfigError(f"data.val: {error}") from error
     return torch.from_numpy(array.copy()).permute(2, 0, 1)[None].float() / 255
 
 
