@@ -26,6 +26,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+# a checks file of each system; they lie beside this one, however it is loaded
+sys.path.insert(0, str(Path(__file__).parent))
+import parity_seesr
+
 from addsr.data.filters import filter2d, gaussian_window, sharpen_usm
 from addsr.data.jpeg import jpeg
 from addsr.data.kernels import GAUSSIAN, PLATEAU, KernelDraw, density_kernels, sinc_kernels
@@ -465,7 +469,7 @@ CHECKS: dict[str, Check] = {
         degradation_matlab_resize,
         metrics,
     )
-}
+} | parity_seesr.CHECKS
 
 FLIPS = {"degradation_jpeg": 0.005}
 """Share of pixels that may be off where rounding may fall to the other side at a tie."""

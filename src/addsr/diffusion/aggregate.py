@@ -49,8 +49,10 @@ class TileSpec:
 def aggregate(model: TileModel, z_lr: Tensor, spec: TileSpec) -> Callable[[Tensor, Tensor], Tensor]:
     """The network output for latents of the size of `z_lr` `(B, 4, h, w)`, as a function (z_t, t).
 
+    Any map `(B, C, h, w)` that the network looks at may stand for `z_lr`.
+
     Raises (the function returned):
-        InputError: `z_t` is of another shape than `z_lr`.
+        InputError: `z_t` is of another batch or size than `z_lr`.
     """
     height, width = z_lr.shape[-2:]
     tops, rows = windows(height, spec, offset=0.5 if spec.parity else 0.0)
@@ -63,7 +65,7 @@ def aggregate(model: TileModel, z_lr: Tensor, spec: TileSpec) -> Callable[[Tenso
         return z[..., top : top + tile_height, left : left + tile_width]
 
     def predict(z_t: Tensor, t: Tensor) -> Tensor:
-        if z_t.shape != z_lr.shape:
+        if z_t[:, 0].shape != z_lr[:, 0].shape:
             raise InputError(f"z_lr {tuple(z_lr.shape)} and z_t {tuple(z_t.shape)} differ in shape")
         fused = torch.zeros(z_t.shape, device=z_t.device)  # float32, whatever the network's type
         for k in range(0, len(places), spec.batch):
