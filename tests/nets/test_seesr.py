@@ -18,6 +18,7 @@ from addsr.nets.seesr import (
     add_image_attentions,
     build_controlnet,
     build_unet,
+    encode_in_strips,
     image_attentions_of,
 )
 from addsr.nets.seesr.image_attention import FLAG
@@ -275,6 +276,16 @@ def test_the_encoder_takes_pictures_and_its_own_maps_alone() -> None:
         encoder(torch.rand(1, 3, 16, 20))
     with pytest.raises(ModelError, match="could not be told from a picture"):
         ConditionEncoder(channels=3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("widths", [(8, 8), (8, 8, 8, 8)])
+def test_strips_of_a_picture_give_the_map_of_the_whole(widths: tuple[int, ...]) -> None:
+    encoder = scrambled(ConditionEncoder(32, widths))
+    picture = torch.rand(1, 3, 136, 24)
+    whole = encoder(picture)
+    for pixels in (1, 24 * 50, 24 * 136):
+        torch.testing.assert_close(encode_in_strips(encoder, picture, pixels), whole)
 
 
 def test_image_attention_is_added_once_and_where_there_is_text_attention(unet: Any) -> None:

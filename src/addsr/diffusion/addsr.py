@@ -85,7 +85,7 @@ def sample_addsr_latent(
     *,
     refine: Callable[[Tensor], Cue] | None = None,
     timesteps: Sequence[int] = LEVELS[4],
-    on_step: Callable[[FewStep], None] | None = None,
+    on_step: Callable[[FewStep], Tensor | None] | None = None,
 ) -> Tensor:
     """The clean latent `(B, 4, h, w)`, float32, that the last step predicts.
 
@@ -99,7 +99,7 @@ def sample_addsr_latent(
         refine: makes the next step's cue of the latent predicted last (`refinement`); None: all
             steps look at `cue`.
         timesteps: falling.
-        on_step: called after each prediction.
+        on_step: called after each prediction; may give another one to go on with.
 
     Raises:
         OptionError: timesteps that do not fall or are not 0..999.
@@ -117,7 +117,8 @@ def sample_addsr_latent(
         eps = predict(z_t, t, cue).float()
         z_0 = schedule.split(z_t, eps, last - k, "eps").z_0
         if on_step is not None:
-            on_step(FewStep(k, timestep, cue, z_t, eps, z_0))
+            other = on_step(FewStep(k, timestep, cue, z_t, eps, z_0))
+            z_0 = z_0 if other is None else other
     return z_0
 
 
@@ -160,7 +161,7 @@ def sample_seesr_latent(
     noises: Iterator[Tensor],
     *,
     steps: int = SEESR_STEPS,
-    on_step: Callable[[int, Tensor, Tensor], None] | None = None,
+    on_step: Callable[[int, Tensor, Tensor], Tensor | None] | None = None,
 ) -> Tensor:
     """The clean latent `(B, 4, h, w)` after `steps` steps of DDPM, as SeeSR samples.
 
@@ -169,7 +170,8 @@ def sample_seesr_latent(
         z: the low-resolution latent noised to 999 (`start_latent`): the first timestep, such as
             981, is a little below, as published.
         noises: standard normal latents, one for each step.
-        on_step: called with the timestep, the predicted noise and the latent after the step.
+        on_step: called with the timestep, the predicted noise and the latent after the step; may
+            give another latent to go on with.
 
     Raises:
         OptionError: `steps` is not 1 to 1000.

@@ -174,7 +174,7 @@ def sample_latent(
     *,
     step: Step = ddpm_step,
     prediction: Prediction = "eps",
-    on_step: Callable[[int, Tensor, Tensor], None] | None = None,
+    on_step: Callable[[int, Tensor, Tensor], Tensor | None] | None = None,
 ) -> Tensor:
     """The clean latent `(B, 4, h, w)` that sampling from `z` leads to.
 
@@ -182,14 +182,16 @@ def sample_latent(
         model: `(z_t, t)` to the network output; t `(B,)` is the original timestep.
         z: noisy latent at the schedule's largest timestep.
         noises: standard normal latents, one is taken per step (`fresh_noises`).
-        on_step: called with the timestep, the network output and the latent after the step.
+        on_step: called with the timestep, the network output and the latent after the step; may
+            give another latent to go on with.
     """
     for index in reversed(range(len(schedule))):
         timestep = schedule.timesteps[index]
         output = model(z, torch.full((len(z),), timestep, device=z.device)).float()
         z = step(schedule, z, output, next(noises), index, prediction)
         if on_step is not None:
-            on_step(timestep, output, z)
+            other = on_step(timestep, output, z)
+            z = z if other is None else other
     return z
 
 

@@ -7,7 +7,7 @@ VAE works in narrower strips, neither of which changes the result, and both stay
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -45,20 +45,16 @@ class NotFiniteError(ModelError):
     """The networks gave NaN or infinity; half precision may be to blame."""
 
 
-class Stages:
-    """The networks, where they are and what they do."""
+class LatentStages:
+    """What every latent model needs: its networks, where they are, the VAE and tiles at work."""
 
     def __init__(
-        self,
-        unet: nn.Module,
-        encoder: TimeAwareEncoder,
-        sft: SftLayers,
-        vae: nn.Module,
-        cfw: FeatureWrapping | None,
+        self, nets: Mapping[str, nn.Module], vae: nn.Module, cfw: FeatureWrapping | None = None
     ) -> None:
+        """`nets` are all but VAE and feature wrapping, by name; one is "unet"."""
         self.vae, self.cfw = vae, cfw
         self._wrapped = WrappedVae(vae, cfw) if cfw is not None else None
-        self.guided = GuidedUnet(unet, encoder, sft)
+        self._nets = dict(nets)
         config: Any = vae.config
         self._scaling = float(config["scaling_factor"])
         self.factor = 2 ** (len(config["block_out_channels"]) - 1)
@@ -71,16 +67,11 @@ class Stages:
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.guided.unet.parameters()).dtype
+        return next(self._nets["unet"].parameters()).dtype
 
     def nets(self) -> dict[str, nn.Module]:
         """All networks by name."""
-        nets = {
-            "unet": self.guided.unet,
-            "encoder": self.guided.encoder,
-            "sft": self.guided.layers,
-            "vae": self.vae,
-        }
+        nets = {**self._nets, "vae": self.vae}
         return nets if self.cfw is None else {**nets, "cfw": self.cfw}
 
     def to(self, where: str | torch.device | torch.dtype) -> None:
@@ -129,40 +120,6 @@ class Stages:
         if self.is_offloading:
             kept = tuple(tap.cpu() for tap in kept)
         return mean * self._scaling, kept
-
-    def sample(
-        self,
-        z_lr: Tensor,
-        walk: Walk,
-        options: Options,
-        generator: torch.Generator | None,
-        ended: StepEnded,
-    ) -> Tensor:
-        """The restored latent, float32.
-
-        Raises:
-            NotFiniteError, MemoryLimitError
-        """
-        dtype, device = self.dtype, self.device
-        context = options.context.to(device, dtype)
-        negative = None if options.negative is None else options.negative.to(device, dtype)
-
-        def model(z_t: Tensor, t: Tensor, lr: Tensor) -> Tensor:
-            return self.guided(z_t.to(dtype), t, lr.to(dtype), context, negative, options.guidance)
-
-        noise = draw(tuple(z_lr.shape), generator).to(device)
-        z = walk.start(z_lr, noise, from_noise=options.from_noise).float()
-        with self._working("unet", "encoder", "sft"):
-            for k, timestep in enumerate(walk.timesteps):
-                t = torch.tensor([timestep], device=device)
-                output = self._predict(model, walk.model_input(z, k), t, z_lr, options.spec)
-                # here and not at the end: a picture may take minutes
-                self._check(output, "latents: sampling")
-                z = walk.step(k, z, output).float()
-                tensors = {"latents": z, "image_latents": z_lr, "model_output": output}
-                z = ended(k, len(walk.timesteps), timestep, tensors)
-        self._check(z, "latents: sampling")
-        return z
 
     def decode(self, z: Tensor, taps: Taps, options: Options) -> Tensor:
         """The restored canvas, float32 on the CPU, in about [-1, 1].
@@ -272,3 +229,52 @@ class Stages:
             if self.is_offloading:
                 for net in nets:
                     net.to("cpu")
+
+
+class Stages(LatentStages):
+    """StableSR's networks."""
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        encoder: TimeAwareEncoder,
+        sft: SftLayers,
+        vae: nn.Module,
+        cfw: FeatureWrapping | None,
+    ) -> None:
+        super().__init__({"unet": unet, "encoder": encoder, "sft": sft}, vae, cfw)
+        self.guided = GuidedUnet(unet, encoder, sft)
+
+    def sample(
+        self,
+        z_lr: Tensor,
+        walk: Walk,
+        options: Options,
+        generator: torch.Generator | None,
+        ended: StepEnded,
+    ) -> Tensor:
+        """The restored latent, float32.
+
+        Raises:
+            NotFiniteError, MemoryLimitError
+        """
+        dtype, device = self.dtype, self.device
+        context = options.context.to(device, dtype)
+        negative = None if options.negative is None else options.negative.to(device, dtype)
+
+        def model(z_t: Tensor, t: Tensor, lr: Tensor) -> Tensor:
+            return self.guided(z_t.to(dtype), t, lr.to(dtype), context, negative, options.guidance)
+
+        noise = draw(tuple(z_lr.shape), generator).to(device)
+        z = walk.start(z_lr, noise, from_noise=options.from_noise).float()
+        with self._working("unet", "encoder", "sft"):
+            for k, timestep in enumerate(walk.timesteps):
+                t = torch.tensor([timestep], device=device)
+                output = self._predict(model, walk.model_input(z, k), t, z_lr, options.spec)
+                # here and not at the end: a picture may take minutes
+                self._check(output, "latents: sampling")
+                z = walk.step(k, z, output).float()
+                tensors = {"latents": z, "image_latents": z_lr, "model_output": output}
+                z = ended(k, len(walk.timesteps), timestep, tensors)
+        self._check(z, "latents: sampling")
+        return z

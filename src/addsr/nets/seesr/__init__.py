@@ -7,7 +7,7 @@ is imported when a network is built.
 """
 
 from .backbones import SeeSRConfig, build_controlnet, build_unet
-from .condition import ConditionEncoder
+from .condition import ConditionEncoder, encode_in_strips
 from .controlled import ControlledUnet
 from .image_attention import add_image_attentions, image_attentions_of
 
@@ -18,5 +18,6 @@ __all__ = [
     "add_image_attentions",
     "build_controlnet",
     "build_unet",
+    "encode_in_strips",
     "image_attentions_of",
 ]

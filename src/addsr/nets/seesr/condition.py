@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -64,3 +65,21 @@ class ConditionEncoder(nn.Module):
         for conv in self.blocks:
             x = F.silu(conv(x))
         return self.conv_out(x)
+
+
+def encode_in_strips(encoder: ConditionEncoder, picture: Tensor, pixels: int) -> Tensor:
+    """What `encoder(picture)` gives, made in strips of rows of about `pixels` pixels each.
+
+    Exact: a strip comes with as many rows of its neighbours as the convolutions reach.
+    """
+    factor = encoder.factor
+    height, width = picture.shape[-2:]
+    rows = max(pixels // width // factor, 1) * factor
+    margin = 4 * factor  # they reach 3 * factor - 1 far
+    found: list[Tensor] = []
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        above, below = min(margin, top), min(margin, height - bottom)
+        strip = encoder(picture[..., top - above : bottom + below, :])
+        found.append(strip[..., above // factor : (above + bottom - top) // factor, :])
+    return torch.cat(found, dim=-2)

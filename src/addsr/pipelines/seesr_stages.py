@@ -1,0 +1,166 @@
+"""SeeSR's and AddSR's networks at work on one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from addsr.diffusion.addsr import (
+    Cue,
+    FewStep,
+    few_step_levels,
+    refinement,
+    sample_addsr_latent,
+    sample_seesr_latent,
+)
+from addsr.diffusion.ddpm import start_latent
+from addsr.nets.seesr import ConditionEncoder, ControlledUnet, encode_in_strips
+
+from .options import Options
+from .stages import LatentStages, StepEnded
+from .walk import draw
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How AddSR looks at its own predictions."""
+
+    weight: float
+    """0 to 1; at 0 it does not."""
+    embed: Callable[[Tensor], Tensor] | None = None
+    """The tagger's tokens of a picture in [0, 1]; None: those of the input are kept."""
+
+
+class SeeSRStages(LatentStages):
+    """The networks, where they are and what they do."""
+
+    def __init__(self, unet: nn.Module, controlnet: nn.Module, vae: nn.Module) -> None:
+        super().__init__({"unet": unet, "controlnet": controlnet}, vae)
+        self.net = ControlledUnet(unet, controlnet)
+
+    def sample_few(
+        self,
+        z_lr: Tensor,
+        first: Cue,
+        options: Options,
+        control_scale: float,
+        refined: Refinement,
+        generator: torch.Generator | None,
+        ended: StepEnded,
+    ) -> Tensor:
+        """AddSR's restored latent, float32.
+
+        Raises:
+            NotFiniteError, MemoryLimitError
+        """
+        steps = few_step_levels(options.steps)
+        predict = self._predictor(options, control_scale)
+
+        def working(z: Tensor, t: Tensor, cue: Cue) -> Tensor:
+            # step by step: with offload the VAE has the device to itself in between
+            with self._working("unet", "controlnet"):
+                return predict(z, t, cue)
+
+        def decode(z_0: Tensor) -> Tensor:
+            return self.decode(z_0, (), options)
+
+        def told(step: FewStep) -> Tensor:
+            tensors = {"latents": step.z_0, "image_latents": z_lr, "model_output": step.eps}
+            return ended(step.index, len(steps), step.timestep, tensors)
+
+        start = self._start(z_lr, options, generator)
+        refine = refinement(decode, first, embed=refined.embed, weight=refined.weight)
+        return sample_addsr_latent(
+            working,
+            start,
+            first,
+            _noises(z_lr, generator),
+            refine=refine if refined.weight > 0 else None,
+            timesteps=steps,
+            on_step=told,
+        )
+
+    def sample_many(
+        self,
+        z_lr: Tensor,
+        cue: Cue,
+        options: Options,
+        control_scale: float,
+        generator: torch.Generator | None,
+        ended: StepEnded,
+    ) -> Tensor:
+        """SeeSR's restored latent, float32.
+
+        Raises:
+            NotFiniteError, MemoryLimitError
+        """
+        predict = self._predictor(options, control_scale)
+        done = 0
+
+        def told(timestep: int, output: Tensor, z: Tensor) -> Tensor:
+            nonlocal done
+            done += 1
+            tensors = {"latents": z, "image_latents": z_lr, "model_output": output}
+            return ended(done - 1, options.steps, timestep, tensors)
+
+        start = self._start(z_lr, options, generator)
+        with self._working("unet", "controlnet"):
+            return sample_seesr_latent(
+                lambda z, t: predict(z, t, cue),
+                start,
+                _noises(z_lr, generator),
+                steps=options.steps,
+                on_step=told,
+            )
+
+    def _start(self, z_lr: Tensor, options: Options, generator: torch.Generator | None) -> Tensor:
+        noise = next(_noises(z_lr, generator))
+        return start_latent(z_lr, noise, from_noise=options.from_noise)
+
+    def _predictor(
+        self, options: Options, control_scale: float
+    ) -> Callable[[Tensor, Tensor, Cue], Tensor]:
+        """The noise in the whole latent; the picture's map is made once for all steps and tiles."""
+        dtype, device = self.dtype, self.device
+        context = options.context.to(device, dtype)
+        negative = None if options.negative is None else options.negative.to(device, dtype)
+        kept: tuple[Cue, Tensor] | None = None
+
+        def predict(z: Tensor, t: Tensor, cue: Cue) -> Tensor:
+            nonlocal kept
+            if kept is None or kept[0] is not cue:
+                kept = (cue, self._encode_condition(cue.picture, options))
+            tokens = cue.tokens.to(device, dtype)
+
+            def model(z_t: Tensor, t: Tensor, seen: Tensor) -> Tensor:
+                return self.net(
+                    z_t.to(dtype), t, context, tokens, seen, negative, options.guidance,
+                    control_scale,
+                )  # fmt: skip
+
+            output = self._predict(model, z, t, kept[1], options.spec)
+            # here and not at the end: a picture may take minutes
+            self._check(output, "latents: sampling")
+            return output
+
+        return predict
+
+    def _encode_condition(self, picture: Tensor, options: Options) -> Tensor:
+        """The ControlNet's map of a canvas in [0, 1]."""
+        x = picture.to(self.device, self.dtype)
+        encoder = self.net.controlnet.controlnet_cond_embedding
+        assert isinstance(encoder, ConditionEncoder)
+
+        def striped(pixels: int) -> Tensor:
+            return encode_in_strips(encoder, x, pixels)
+
+        return self._in_strips(x.shape, options, lambda: self.net.encode(x), striped)
+
+
+def _noises(like: Tensor, generator: torch.Generator | None) -> Iterator[Tensor]:
+    """Standard normal latents, drawn on the CPU whatever the device."""
+    while True:
+        yield draw(tuple(like.shape), generator).to(like.device)
