@@ -193,6 +193,17 @@ def test_a_copy_follows_its_own_layers(unet: Any) -> None:
     assert torch.equal(noise_of(unet, x), before)
 
 
+@pytest.mark.slow  # tracing
+@torch.no_grad()
+def test_both_compile_into_one_graph_that_follows_new_tokens(net: ControlledUnet) -> None:
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    x = inputs()
+    for shift in (0, 1):
+        other = {**x, "tokens": x["tokens"] + shift}
+        given = (other["z"], other["t"], other["text"], other["tokens"], other["picture"])
+        torch.testing.assert_close(compiled(*given), net(*given))
+
+
 def test_checkpointing_saves_memory_and_keeps_the_gradients(net: ControlledUnet) -> None:
     net = copy.deepcopy(net).train()
     x = inputs()

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor
 
 from addsr.diffusion.addsr import Cue, refinement, sample_addsr_latent
 from addsr.diffusion.ddpm import start_latent
-from addsr.errors import ModelError, OptionError
+from addsr.errors import ModelError, OptionError, OutputError
 from addsr.nets.seesr import SeeSRConfig, build_controlnet, build_unet
 from addsr.nets.stablesr import VaeConfig, build_vae
 from addsr.pipelines import AddSRPipeline, SeeSRPipeline
+from addsr.pipelines.canvas import make_canvas
 from addsr.pipelines.config import PipelineConfig
+from addsr.pipelines.seesr_folder import load_vae
 
 SHAPE = SeeSRConfig(
     widths=(32, 64),
@@ -121,17 +126,13 @@ def test_the_number_of_steps_is_honoured(pipe: Any) -> None:
         run(pipe, num_inference_steps=50)
 
 
-def test_the_pipeline_does_what_the_sampler_says(pipe: Any) -> None:
+def test_the_pipeline_does_what_the_sampler_says() -> None:
     tagger = ToyTagger()
     own = make_pipe(tagger=tagger)
     got = run(own, num_inference_steps=2, output_type="latent", psr_weight=0.7)
     with torch.no_grad():
         vae, net, generator = own.networks["vae"], own.net, seeded()
         # 8 pixels enlarged four times: one tile, nothing padded
-        filled = own(picture(), 1, generator=seeded(), output_type="latent").images  # warms nothing
-        assert filled.shape == got.shape
-        from addsr.pipelines.canvas import make_canvas
-
         canvas = make_canvas((8, 8), 4.0, TILE, 4, 2).fill(picture())
         z_lr = vae.encode(canvas).latent_dist.mean * SCALING
         first = Cue((canvas + 1) / 2, ToyTagger().embed(picture()))
@@ -211,6 +212,28 @@ def test_words_are_tags_prompt_and_quality() -> None:
         run(wrong)
 
 
+def test_tags_make_room_for_the_words_that_follow_them() -> None:
+    class Short:
+        said: list[str]
+
+        def __init__(self) -> None:
+            self.said = []
+
+        def fits(self, text: str) -> bool:
+            return len(text) < 12
+
+        def __call__(self, text: str) -> Tensor:
+            self.said.append(text)
+            return embed_text(text)
+
+    short = Short()
+    own = make_pipe(tagger=ToyTagger(), text_encoder=short)
+    run(own, num_inference_steps=1, added_prompt="sharp")
+    run(own, num_inference_steps=1, added_prompt="sharp", released_quirks=True)
+    run(own, num_inference_steps=1, prompt="a boat", added_prompt="very sharp")
+    assert short.said == ["lake, sharp", "lake, sky, sharp", "a boat, very sharp"]
+
+
 def test_addsr_takes_no_guidance(pipe: Any) -> None:
     with pytest.raises(OptionError, match=r"guidance_scale: 5\.5 is not possible"):
         run(pipe, guidance_scale=5.5, negative_prompt_embeds=torch.zeros(1, 5, 24))
@@ -237,16 +260,17 @@ def test_seesr_is_guided_away_from_the_negative_prompt(seesr: Any) -> None:
 
 
 def test_seesr_takes_fifty_steps_unless_told(seesr: Any) -> None:
+    assert seesr.config.steps == 50
     done: list[tuple[int, int]] = []
-    run(seesr, progress=lambda *at: done.append(at), output_type="latent")
-    assert done == [(k, 50) for k in range(1, 51)]
+    run(seesr, num_inference_steps=3, progress=lambda *at: done.append(at), output_type="latent")
+    assert done == [(1, 3), (2, 3), (3, 3)]
     for wrong in ({"psr_weight": 0.5}, {"released_quirks": True}):
         with pytest.raises(OptionError, match="SeeSR does not refine itself"):
             run(seesr, num_inference_steps=1, **wrong)
 
 
 def test_tiles_and_strips_change_nothing_but_memory(pipe: Any) -> None:
-    image = picture(16, 20)
+    image = picture(12, 8)
 
     def latent(**options: Any) -> Tensor:
         return run(pipe, image, num_inference_steps=2, output_type="latent", **options)
@@ -267,7 +291,8 @@ def test_tiles_and_strips_change_nothing_but_memory(pipe: Any) -> None:
 
 def test_seeds_decide_and_callbacks_may_replace_the_latent(pipe: Any) -> None:
     def latent(seed: int, **options: Any) -> Tensor:
-        return run(pipe, generator=seeded(seed), output_type="latent", **options)
+        options = {"num_inference_steps": 1, "output_type": "latent", **options}
+        return run(pipe, generator=seeded(seed), **options)
 
     assert torch.equal(latent(1), latent(1))
     assert not torch.equal(latent(1), latent(2))
@@ -280,7 +305,8 @@ def test_seeds_decide_and_callbacks_may_replace_the_latent(pipe: Any) -> None:
 
 
 def test_the_control_can_be_weakened_but_not_reversed(pipe: Any) -> None:
-    assert not torch.equal(run(pipe, control_scale=0.5), run(pipe))
+    half, full = (run(pipe, num_inference_steps=1, control_scale=s) for s in (0.5, 1.0))
+    assert not torch.equal(half, full)
     for wrong in (-1.0, float("nan")):
         with pytest.raises(OptionError, match="control_scale"):
             run(pipe, control_scale=wrong)
@@ -329,3 +355,78 @@ def test_parts_that_do_not_fit_are_refused(wrong: dict[str, Any], message: str) 
         wrong = {"controlnet": build_controlnet(other)}
     with pytest.raises(ModelError, match=message):
         make_pipe(**wrong)
+
+
+def test_a_saved_pipeline_comes_back_bit_for_bit(pipe: Any, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path)
+    tagger = ToyTagger()
+    twin = AddSRPipeline.from_pretrained(tmp_path, tagger=tagger, text_encoder=embed_text)
+    assert (twin.config, twin.tagger, twin.text_encoder) == (pipe.config, tagger, embed_text)
+    twin = AddSRPipeline.from_pretrained(tmp_path)
+    assert torch.equal(run(twin, num_inference_steps=1), run(pipe, num_inference_steps=1))
+    half = SeeSRPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    assert half.config.steps == 50  # the other class's are not taken over
+
+
+def test_published_networks_stand_on_a_stable_diffusion(text_base: Path, tmp_path: Path) -> None:
+    shape = SeeSRConfig(**{**vars(SHAPE), "context": 16})
+    whole = make_pipe(
+        unet=build_unet(shape),
+        controlnet=build_controlnet(shape),
+        prompt_embeds=torch.zeros(1, 6, 16),
+    )
+    whole.save_pretrained(tmp_path)
+    base = tmp_path / "base"
+    base.mkdir()
+    (tmp_path / "vae").rename(base / "vae")
+    for part in ("text_encoder", "tokenizer"):
+        (base / part).symlink_to(text_base / part)
+    own = AddSRPipeline.from_published(tmp_path, base, local_files_only=True)
+    state = own.networks["unet"].state_dict()
+    assert all(torch.equal(state[k], v) for k, v in whole.networks["unet"].state_dict().items())
+    assert own.prompt_embeds.shape == (1, 6, 16)
+    assert run(own, num_inference_steps=1, tile=32, prompt="a b").isfinite().all()
+    with pytest.raises(ModelError, match=r"config\.json: cannot be read"):
+        AddSRPipeline.from_published(base, base, local_files_only=True)
+
+
+def test_folders_that_are_not_whole_are_refused(pipe: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model_index\.json: cannot be read"):
+        AddSRPipeline.from_pretrained(tmp_path)
+    pipe.save_pretrained(tmp_path, variant="fp32")
+    with pytest.raises(ModelError, match="check `variant`"):
+        AddSRPipeline.from_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    facts = json.loads(index.read_text())
+    for wrong, message in (
+        ([], "holds no JSON object"),
+        ({**facts, "_class_name": "StableSRPipeline"}, "_class_name is 'StableSRPipeline'"),
+        ({**facts, "tile": 0}, "tile: 0 is not possible"),
+    ):
+        index.write_text(json.dumps(wrong))
+        with pytest.raises(ModelError, match=message):
+            AddSRPipeline.from_pretrained(tmp_path, variant="fp32")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be made"):
+        pipe.save_pretrained(tmp_path / "file")
+
+
+def test_a_vae_in_the_names_of_older_versions_is_read(tmp_path: Path) -> None:
+    vae: Any = build_vae(VaeConfig(widths=(32, 32), blocks=1))
+    state = vae.state_dict()
+    for new, old in (
+        ("to_q", "query"),
+        ("to_k", "key"),
+        ("to_v", "value"),
+        ("to_out.0", "proj_attn"),
+    ):
+        state = {k.replace(f".{new}.", f".{old}."): v for k, v in state.items()}
+    assert state.keys() != vae.state_dict().keys()
+    save_file(state, tmp_path / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "config.json").write_text(vae.to_json_string())
+    got = load_vae(tmp_path).state_dict()
+    assert all(torch.equal(got[k], v) for k, v in vae.state_dict().items())
+    (tmp_path / "config.json").write_text(json.dumps({"block_out_channels": [33]}))
+    with pytest.raises(ModelError, match=r"vae"):
+        load_vae(tmp_path)

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -122,6 +123,72 @@ class SeeSRPipeline:
         self._image_width = int(shape.get(WIDTH) or IMAGE_WIDTH)
         self._has_warned = False
 
+    @classmethod
+    def from_pretrained(
+        cls: type[_T],
+        path_or_id: str | Path,
+        *,
+        tagger: Tagger | None = None,
+        text_encoder: TextEncoder | None = None,
+        torch_dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+    ) -> _T:
+        """The pipeline in a folder written by `save_pretrained`, or in such a repository.
+
+        Raises:
+            ModelError: the folder or one of its files is missing, damaged or of another kind.
+            DependencyError: diffusers is not installed.
+        """
+        from .folder import find_folder
+        from .seesr_folder import load_parts
+
+        folder = find_folder(path_or_id, revision, local_files_only)
+        parts = load_parts(folder, torch_dtype, variant, cls.__name__)
+        return cls(**parts, tagger=tagger, text_encoder=text_encoder)
+
+    @classmethod
+    def from_published(
+        cls: type[_T],
+        folder: str | Path,
+        base: str | Path,
+        *,
+        tagger: Tagger | None = None,
+        torch_dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        local_files_only: bool = False,
+    ) -> _T:
+        """The pipeline of a published model, `unet` and `controlnet`, over a Stable Diffusion 2.
+
+        Args:
+            folder: holds `unet` and `controlnet` as SeeSR and AddSR are published.
+            base: folder or repository with `vae`, `text_encoder` and `tokenizer`.
+
+        Raises:
+            ModelError: a file is missing, damaged or of another layout.
+            DependencyError: diffusers or transformers is not installed.
+        """
+        from .folder import find_folder
+        from .seesr_folder import assemble
+
+        home = find_folder(base, None, local_files_only)
+        parts = assemble(Path(folder), home, base, torch_dtype, variant, local_files_only)
+        return cls(**parts, tagger=tagger)
+
+    def save_pretrained(self, folder: str | Path, *, variant: str | None = None) -> None:
+        """Writes the networks and the empty prompt to `folder`, as safetensors.
+
+        U-Net and ControlNet are in the published layout. Tagger and text encoder have folders of
+        their own.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        from .seesr_folder import save_parts
+
+        save_parts(self, Path(folder), variant)
+
     @property
     def net(self) -> ControlledUnet:
         """U-Net and ControlNet as one network."""
@@ -218,7 +285,8 @@ class SeeSRPipeline:
             control_scale: factor of all that the ControlNet adds.
             psr_weight: AddSR's share of the prediction in what the next step looks at; 0.5 if None.
             refresh_tokens: whether the tagger looks at that too.
-            released_quirks: AddSR as its released program runs: a `psr_weight` of 0.4.
+            released_quirks: AddSR as its released program runs: a `psr_weight` of 0.4, and a
+                prompt that is too long loses its words of quality and not its last tags.
             tile: side of the sampler's tiles in pixels of the result; the model's own if None.
             tile_overlap: half a tile if None; the 32 px of the released program leave seams.
             tile_batch: tiles that go through the networks together; it does not change the result.
@@ -295,7 +363,7 @@ class SeeSRPipeline:
             tokens, tags = self._look(rgb, image_tokens)
             own = options
             if prompt_embeds is None and self.text_encoder is not None:
-                words = ", ".join(word for word in (*tags, prompt, added_prompt) if word)
+                words = self._words(tags, prompt, added_prompt, is_cut=released_quirks)
                 own = self._with_context(options, self.text_encoder(words))
             embed = self.tagger.embed if self.tagger and refresh_tokens else None
             refined = Refinement(weight, embed if image_tokens is None else None)
@@ -319,6 +387,19 @@ class SeeSRPipeline:
                 "psr_weight: SeeSR does not refine itself; use AddSR, or leave it out"
             )
         return 0.0
+
+    def _words(self, tags: list[str], prompt: str, added: str, *, is_cut: bool) -> str:
+        """Tags, the user's words and those of quality, as far as the text encoder hears them.
+
+        The last tags are left out first, where the released program (`is_cut`) lets the end go,
+        which are the words of quality.
+        """
+        fits: Callable[[str], bool] | None = getattr(self.text_encoder, "fits", None)
+        for count in range(len(tags), -1, -1):
+            words = ", ".join(word for word in (*tags[:count], prompt, added) if word)
+            if is_cut or fits is None or fits(words):
+                return words
+        return ", ".join(word for word in (prompt, added) if word)
 
     def _with_context(self, options: Options, context: Tensor) -> Options:
         """`options` with the prompt of one picture."""
