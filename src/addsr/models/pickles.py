@@ -66,7 +66,7 @@ def read_state(path: str | Path) -> Mapping[str, Tensor]:
     """The tensors of a published file, on the CPU; nothing in it is run.
 
     Takes safetensors and what `torch.save` writes, now and in its old form without zip; a dict of
-    tensors, or one that has such a dict under `state_dict`. Large files are mapped, not read.
+    tensors, or one that has such a dict under `state_dict` or `model`. Large files are mapped, not read.
 
     Raises:
         ModelError: it is missing, damaged, hostile, or holds no tensors under names.
@@ -191,7 +191,8 @@ def _state_dict(loaded: Any) -> dict[str, Any] | None:
     if not isinstance(loaded, dict):
         return None
     found = cast("dict[Any, Any]", loaded)
-    state = dict.get(found, "state_dict", found)
+    # Lightning's name for it, and BLIP's and RAM's
+    state = dict.get(found, "state_dict", dict.get(found, "model", found))
     if not isinstance(state, dict):
         return None
     named = dict(dict.items(cast("dict[Any, Any]", state)))
