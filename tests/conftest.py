@@ -232,3 +232,90 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def facts_writer() -> Callable[[Path, str], None]:
     """Writes `addsr.json` into a folder, for tests that make a model of their own."""
     return _write_facts
+
+
+@pytest.fixture(scope="session")
+def ram_state() -> dict[str, Any]:
+    """RAM in small under its published names, 32 px and 6 tags, text modules and tables included.
+
+    Windows of 4 on grids of 8 and 4: with shifted windows, and with one window for all.
+    """
+    import torch
+
+    made = torch.Generator().manual_seed(5)
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def layer(name: str, outputs: int, *inputs: int) -> None:
+        shapes[f"{name}.weight"] = (outputs, *inputs)
+        shapes[f"{name}.bias"] = (outputs,)
+
+    layer("visual_encoder.patch_embed.proj", 8, 3, 4, 4)
+    layer("visual_encoder.patch_embed.norm", 8)
+    for stage, (width, heads) in enumerate(((8, 2), (16, 4))):
+        for block in range(2):
+            name = f"visual_encoder.layers.{stage}.blocks.{block}"
+            layer(f"{name}.norm1", width)
+            layer(f"{name}.attn.qkv", 3 * width, width)
+            shapes[f"{name}.attn.relative_position_bias_table"] = (49, heads)
+            layer(f"{name}.attn.proj", width, width)
+            layer(f"{name}.norm2", width)
+            layer(f"{name}.mlp.fc1", 4 * width, width)
+            layer(f"{name}.mlp.fc2", width, 4 * width)
+            shapes[f"{name}.attn.relative_position_index"] = (16, 16)
+    shapes["visual_encoder.layers.0.blocks.1.attn_mask"] = (4, 16, 16)
+    layer("visual_encoder.layers.0.downsample.norm", 32)
+    shapes["visual_encoder.layers.0.downsample.reduction.weight"] = (16, 32)
+    layer("visual_encoder.norm", 16)
+    layer("image_proj", 12, 16)
+    shapes["label_embed"] = (6, 10)
+    layer("wordvec_proj", 8, 10)
+    for k in range(2):
+        for module in ("tagging_head", "tag_encoder"):
+            name = f"{module}.encoder.layer.{k}"
+            layer(f"{name}.crossattention.self.query", 8, 8)
+            layer(f"{name}.crossattention.self.key", 8, 12)
+            layer(f"{name}.crossattention.self.value", 8, 12)
+            layer(f"{name}.crossattention.output.dense", 8, 8)
+            layer(f"{name}.crossattention.output.LayerNorm", 8)
+            layer(f"{name}.intermediate.dense", 16, 8)
+            layer(f"{name}.output.dense", 8, 16)
+            layer(f"{name}.output.LayerNorm", 8)
+    layer("fc", 1, 8)
+    layer("text_decoder.cls.predictions.transform.dense", 8, 8)
+    return {k: torch.randn(shape, generator=made) * 0.4 for k, shape in shapes.items()}
+
+
+@pytest.fixture(scope="session")
+def dape_state(ram_state: dict[str, Any]) -> dict[str, Any]:
+    """DAPE's updates for `ram_state`; those of the tag encoder are zero, as after no training."""
+    import torch
+
+    made = torch.Generator().manual_seed(6)
+    state: dict[str, Any] = {}
+    for name, weight in ram_state.items():
+        name, _, part = name.rpartition(".")
+        is_qkv = name.endswith("attn.qkv")
+        if part != "weight" or not (is_qkv or name.endswith(("self.query", "self.key"))):
+            continue
+        outputs, inputs = weight.shape
+        rows, rank = (outputs // 3 * 2, 16) if is_qkv else (outputs, 8)
+        state[f"{name}.lora_A"] = torch.randn(rank, inputs, generator=made)
+        up = torch.randn(rows, 8, generator=made)
+        state[f"{name}.lora_B"] = up * (not name.startswith("tag_encoder."))
+    return state
+
+
+@pytest.fixture()
+def ram_files(ram_state: dict[str, Any], dape_state: dict[str, Any], tmp_path: Path) -> Path:
+    """A folder with RAM's and DAPE's files as published, in small, and the lists of tags."""
+    import torch
+
+    folder = tmp_path / "published-ram"
+    folder.mkdir()
+    torch.save({"model": ram_state, "epoch": 3}, folder / "ram_swin_large_14m.pth")
+    torch.save(dape_state, folder / "DAPE.pth")
+    names = ["river", "dog", "brick wall", "kitten", "tower", "forest"]
+    # no newline behind the last line, as in the published list
+    (folder / "ram_tag_list.txt").write_text("\n".join(names))
+    (folder / "ram_tag_list_threshold.txt").write_text("0.3\n0.4\n0.5\n0.6\n0.45\n0.55\n")
+    return folder

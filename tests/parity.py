@@ -27,8 +27,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-# a checks file of each system; they lie beside this one, however it is loaded
-
 from addsr.data.filters import filter2d, gaussian_window, sharpen_usm
 from addsr.data.jpeg import jpeg
 from addsr.data.kernels import GAUSSIAN, PLATEAU, KernelDraw, density_kernels, sinc_kernels

@@ -34,6 +34,9 @@ LAYERS: dict[str, set[str]] = {
     "upscaler": {"plan", "image", "engines", "models", "restorers", "settings", *PURE},
     "doctor": {"engines", "models", "settings", *PURE},
     "models_commands": {"pipelines", "models", "terminal", *PURE},
+    "tag_command": {
+        "pipelines", "image", "engines", "models", "settings", "terminal", *PURE,
+    },
     "train": {"data", "metrics", "models", "pipelines", *NETWORKS},
     "inspection": {
         "pipelines", "plan", "image", "engines", "models", "restorers", "settings", "terminal",
@@ -228,6 +231,8 @@ def test_the_walk_sees_relative_lazy_and_dynamic_imports(tmp_path: Path) -> None
         "try: main()\nexcept SystemExit as end: assert not end.code",
         "import sys; sys.argv[1:] = ['inspect', '--help']\nfrom addsr.cli import main\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
+        "import sys; sys.argv[1:] = ['tag', '--help']\nfrom addsr.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code",
         "import sys; sys.argv[1:] = ['--version']\nfrom addsr.cli import main\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
     ],
@@ -240,6 +245,7 @@ def test_the_walk_sees_relative_lazy_and_dynamic_imports(tmp_path: Path) -> None
         "ab-help",
         "models-help",
         "inspect-help",
+        "tag-help",
         "version-flag",
     ],
 )

@@ -288,6 +288,12 @@ app.command(
     "addsr.models_commands:models", name="models", help="Get, list, check and remove models."
 )
 app.command(
+    "addsr.tag_command:tag",
+    name="tag",
+    help="Print the words SeeSR and AddSR would be told about pictures.",
+    usage="Usage: addsr tag [OPTIONS] PHOTO...",
+)
+app.command(
     "addsr.inspection.commands:inspect",
     name="inspect",
     help="Show how strongly a picture steers StableSR at each timestep.",

@@ -133,7 +133,8 @@ def import_files(
     """Import published checkpoints that lie on this machine.
 
     Files are recognised by their tensors, in any order: stablesr_*.ckpt (or the adapter's tensors
-    alone), and vqgan_cfw_*.ckpt with it, without which fidelity is 0. Nothing in them is run.
+    alone), and vqgan_cfw_*.ckpt with it, without which fidelity is 0; or ram_swin_large_14m.pth and
+    DAPE.pth, the lists of tags beside them. Nothing in them is run.
 
     Parameters
     ----------
@@ -161,10 +162,13 @@ def import_files(
         Print the facts of the models as JSON.
     """
     talk.set_up()
-    _need("diffusers")
     from .pipelines.installing import Wish
+    from .pipelines.installing_ram import takes
 
     wish = Wish(variant, name, base, prediction, tile, unet, dtype, force)
+    if takes(files):
+        return _import_ram(files, wish, talk, json_summary)
+    _need("diffusers")
     return _import(list(files), wish, talk, json_summary, is_download=False)
 
 
@@ -278,6 +282,22 @@ def _import(
     return 0
 
 
+def _import_ram(files: Sequence[Path], wish: Wish, talk: Talk, json_summary: bool) -> int:
+    from .pipelines.installing_ram import install_ram, plan_ram
+
+    with _stages(talk) as tell:
+        model = install_ram(plan_ram(files, wish), wish, tell)
+    if json_summary:
+        say(json.dumps([model.to_dict()], indent=2))
+    elif not talk.quiet:
+        say(f"{model.name}: {model.licence}", sys.stderr)
+        say(f"{model.name}: imported to {model.folder} ({model.bytes / 1e9:.2f} GB)")
+        for source in model.sources:
+            say(f"  {source.name}: {source.what}")
+        say(f"use it: addsr tag --model {model.name} PHOTO.jpg")
+    return 0
+
+
 @contextlib.contextmanager
 def _stages(talk: Talk) -> Generator[Stage]:
     """A bar for each thing that is done in turn."""
@@ -372,6 +392,10 @@ def _damages(name: str, bar: Bar) -> list[str]:
     found = damages(model, lambda done, total: bar.update(done >> 20, total >> 20))
     if found:
         return found
+    if model.kind == "ram":
+        from .pipelines.tagger import misfits as misfits_of_tagger
+
+        return misfits_of_tagger(model.folder)
     from .pipelines.checking import misfits
 
     try:

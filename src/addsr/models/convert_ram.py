@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import isqrt
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from addsr.errors import ConfigError, ModelError
 from addsr.nets.ram import HeadConfig, LoraConfig, Ram, RamConfig, SwinConfig
@@ -274,7 +274,9 @@ def _check_updates(
     """Whether there is an update, of the right shape, for each layer that DAPE has one for."""
     wanted: dict[str, Tensor] = {}
     for name, of in groups.items():
-        outputs, inputs = net.get_submodule(name).weight.shape  # type: ignore[union-attr,misc]
+        layer = net.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        outputs, inputs = layer.out_features, layer.in_features
         count = sum(of)
         wanted[f"{name}.lora_A"] = torch.empty(lora.rank * count, inputs, device="meta")
         wanted[f"{name}.lora_B"] = torch.empty(outputs // len(of) * count, lora.rank, device="meta")

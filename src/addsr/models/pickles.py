@@ -66,7 +66,8 @@ def read_state(path: str | Path) -> Mapping[str, Tensor]:
     """The tensors of a published file, on the CPU; nothing in it is run.
 
     Takes safetensors and what `torch.save` writes, now and in its old form without zip; a dict of
-    tensors, or one that has such a dict under `state_dict` or `model`. Large files are mapped, not read.
+    tensors, or one that has such a dict under `state_dict` or `model`. Large files are mapped, not
+    read.
 
     Raises:
         ModelError: it is missing, damaged, hostile, or holds no tensors under names.

@@ -56,9 +56,9 @@ class Installed:
     name: str
     """How `--model` calls it."""
     folder: Path
-    """What `StableSRPipeline.save_pretrained` wrote."""
+    """What `save_pretrained` of its pipeline, or of `Tagger`, wrote."""
     kind: str
-    """"stablesr" or "stablesr-turbo"."""
+    """"stablesr", "stablesr-turbo", or "ram" for a prompt extractor."""
     licence: str
     sources: tuple[Source, ...]
     base: str

@@ -93,7 +93,7 @@ QKV = (True, False, True)
 
 
 def lora_layers(ram: Ram) -> dict[str, tuple[bool, ...]]:
-    """The layers that DAPE updates, and the groups of rows: qkv of the encoder, q and k of the head.
+    """The layers that DAPE updates, with the groups of rows: the encoder's qkv, the head's q and k.
 
     The published files hold updates of the text modules too, which nothing here uses.
     """
