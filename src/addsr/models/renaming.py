@@ -68,6 +68,12 @@ class Renaming:
                     tensor = tensor.flatten(1)
                 self._moved[f"{new}.{part}"] = tensor
 
+    def tensor(self, old: str, new: str) -> None:
+        """Moves one tensor."""
+        tensor = self._take(old)
+        if tensor is not None:
+            self._moved[new] = tensor
+
     def split_heads(self, old: str, new: Sequence[str], heads: int) -> None:
         """Moves a joint projection stored head by head, `[heads, parts, C / heads, ...]`."""
         for part in ("weight", "bias"):
