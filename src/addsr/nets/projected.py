@@ -9,6 +9,7 @@ the maps is open: DINO's (`nets.dino.TokenMaps`), or the diffusion teacher itsel
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,15 @@ from addsr.errors import InputError, OptionError
 _GROUPS = 4
 _REACH = 9
 """Tokens that the residual block's convolution sees together."""
+
+
+@dataclass(frozen=True)
+class HeadsConfig:
+    """Shape of `ProjectedHeads`."""
+
+    widths: tuple[int, ...]
+    condition: int
+    mapped: int
 
 
 class ProjectedHeads(nn.Module):
@@ -34,6 +44,7 @@ class ProjectedHeads(nn.Module):
         super().__init__()
         if not widths:
             raise OptionError("widths: () has no feature map; give the channels of one or more")
+        self.config = HeadsConfig(tuple(widths), condition, mapped)
         self.heads = nn.ModuleList(ProjectedHead(width, condition, mapped) for width in widths)
 
     def forward(self, maps: Sequence[Tensor], condition: Tensor | None = None) -> list[Tensor]:

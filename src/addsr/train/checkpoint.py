@@ -27,6 +27,8 @@ _KINDS = {
     "SftLayers": "sft",
     "FeatureWrapping": "cfw",
     "PatchGan": "patchgan",
+    "TrainedLayers": "addsr",
+    "ProjectedHeads": "projected",
 }
 """What weights files call the networks."""
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 from addsr.data.spec import MIXTURES, PRESETS
 from addsr.errors import ConfigError
 
+from .addsr_config import AddSRConfig
 from .checks import require as _require
 from .latent_config import CfwTaskConfig, StableSRConfig
 
@@ -279,6 +280,7 @@ TASKS: dict[str, type] = {
     "features": FeaturesConfig,
     "stablesr": StableSRConfig,
     "cfw": CfwTaskConfig,
+    "addsr": AddSRConfig,
 }
 
 _SPLIT_BATCHES = ("teacher", "student", "features")

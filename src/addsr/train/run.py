@@ -127,6 +127,8 @@ def make_task(recipe: Recipe, device: torch.device, rank: int = 0) -> Task:
         from .stablesr import StableSRTask as chosen
     elif recipe.task_name == "cfw":
         from .cfw import CfwTask as chosen
+    elif recipe.task_name == "addsr":
+        from .addsr import AddSRTask as chosen
     else:
         from .features import FeaturesTask as chosen
     task = chosen(recipe, device)
