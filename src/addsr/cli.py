@@ -209,7 +209,7 @@ def degrade(
 
 @app.command
 def train(
-    task: Literal["features", "teacher", "student", "stablesr", "cfw"],
+    task: Literal["features", "teacher", "student", "stablesr", "cfw", "addsr"],
     *,
     config: Path,
     init: Path | None = None,
@@ -226,7 +226,7 @@ def train(
     ----------
     task
         What to train: parts of the compact model (features, teacher, student), or adapters of
-        Stable Diffusion (stablesr, then cfw).
+        Stable Diffusion (stablesr, then cfw), or SeeSR to few steps (addsr).
     config
         Recipe, a TOML file such as recipes/teacher.toml.
     init

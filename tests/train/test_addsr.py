@@ -135,6 +135,23 @@ def test_a_step_moves_the_trained_layers_and_leaves_the_teacher(make: Make) -> N
 
 
 @pytest.mark.slow
+def test_half_precision_keeps_exact_masters_and_shares_the_rest(make: Make) -> None:
+    exact = task_of(make())
+    task = task_of(make(run={"precision": "bf16"}))
+    for name in ("unet", "controlnet"):
+        pairs = zip(task.trained[name].masters, exact.trained[name].masters, strict=True)
+        assert all(a.dtype == torch.float32 and torch.equal(a, b) for a, b in pairs)
+    theirs = dict(task.teacher.named_parameters())
+    for name, own in task.student.named_parameters():
+        assert own.dtype == theirs[name].dtype == torch.bfloat16
+        assert (own is theirs[name]) is not own.requires_grad
+    assert all(p.dtype == torch.float32 for p in task.heads.parameters())
+    figures = task.step(batch_of(2))
+    assert all(bool(v.isfinite()) for v in figures.values())
+    assert float(figures["grad_unet"]) > 0
+
+
+@pytest.mark.slow
 def test_recomputing_activations_changes_no_gradient(make: Make) -> None:
     norms = []
     for checkpointing in (False, True):
@@ -259,6 +276,41 @@ def test_without_a_tagger_there_is_one_token_of_zeros() -> None:
     assert tokens.shape == (2, 1, 16) and not tokens.any()
     with pytest.raises(ModelError, match="absent"):
         make_embed("absent.pth", "", 16, torch.float32, CPU)
+
+
+@pytest.mark.slow
+def test_the_published_size_trains_386_739_280_numbers() -> None:
+    from addsr.nets.seesr import ControlledUnet, build_controlnet, build_unet
+
+    with torch.device("meta"):
+        parts = layers_of(ControlledUnet(build_unet(), build_controlnet()))
+    counts = {k: sum(p.numel() for p in v.parameters()) for k, v in parts.items()}
+    assert counts == {"unet": 260_849_600, "controlnet": 124_803_200 + 1_086_480}
+
+
+def test_image_tokens_are_the_taggers_of_the_resized_picture(
+    ram_state: dict[str, Tensor], dape_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    from addsr.models.convert_ram import convert_ram
+    from addsr.nets.ram import Ram, prepare
+
+    files = {"ram": ram_state, "dape": dape_state}
+    for name, state in files.items():
+        state = {k: v.clone().contiguous() for k, v in state.items()}
+        save_file(state, tmp_path / f"{name}.safetensors")
+    paths = [str(tmp_path / f"{name}.safetensors") for name in files]
+    converted = convert_ram(ram_state, dape_state)
+    ram = Ram(converted.config).eval()
+    ram.load_state_dict(converted.state)
+    width, picture = converted.config.head.tokens, torch.rand(1, 3, 40, 56)
+    embed = make_embed(*paths, width, torch.float32, CPU)
+    with torch.no_grad():
+        seen = prepare(picture, converted.config.swin.side, interpolation="bicubic")
+        torch.testing.assert_close(embed(picture), ram.embed(seen))
+    with pytest.raises(ModelError, match=f"task.seesr takes {width + 4}"):
+        make_embed(*paths, width + 4, torch.float32, CPU)
 
 
 @pytest.mark.slow

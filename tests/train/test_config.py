@@ -12,7 +12,7 @@ from addsr.train.config import StudentConfig, load_recipe, parse_override
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-@pytest.mark.parametrize("name", ["teacher", "student", "features", "stablesr", "cfw"])
+@pytest.mark.parametrize("name", ["teacher", "student", "features", "stablesr", "cfw", "addsr"])
 @pytest.mark.parametrize("suffix", ["", "-smoke"])
 def test_every_recipe_in_the_repository_parses(name: str, suffix: str) -> None:
     recipe = load_recipe(name, RECIPES / f"{name}{suffix}.toml")

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from addsr.data.draw import derive_seed
 from addsr.models.convert_dino import load_vit
 from addsr.nets.dino import ClassToken, TokenMaps
 from addsr.nets.projected import ProjectedHeads
@@ -33,7 +34,7 @@ from .checks import refuse_compile, require
 from .config import Recipe
 from .flops import counted
 from .losses import timestep_adaptive
-from .optim import Trained
+from .optim import Trained, process_rank
 from .passes import (
     Pair,
     Pass,
@@ -64,8 +65,10 @@ class AddSRTask(Task):
         assert isinstance(c, AddSRConfig)
         self.rules = c.rules
         self.dtype = torch.bfloat16 if recipe.run.precision == "bf16" else torch.float32
-        self.teacher = load_teacher(c.seesr, self.dtype, device)
+        # read in float32, so that what is trained starts at the exact numbers
+        self.teacher = load_teacher(c.seesr, torch.float32, device)
         self.student, layers = student_of(self.teacher)
+        self.teacher.to(self.dtype)  # and with it what the student shares
         for name, part in layers.items():
             self.track(name, part, recipe.optim)
         # typed as Any, for diffusers' own types are partial
@@ -94,7 +97,9 @@ class AddSRTask(Task):
         self.maps: TokenMaps | None = None
         self.class_token: ClassToken | None = None
         self.blocks: tuple[str, ...] = ()
-        self.views = torch.Generator().manual_seed(self.recipe.run.seed + 3)
+        self.views = torch.Generator().manual_seed(
+            derive_seed(self.recipe.run.seed, "views", process_rank())
+        )
         if not c.gan_weight:
             return
         if c.dino:
@@ -340,7 +345,8 @@ class AddSRTask(Task):
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         super().load_extra_state(state)
-        self.views.set_state(state["views"].cpu())
+        if process_rank() == 0:  # what is stored is the main one's
+            self.views.set_state(state["views"].cpu())
         if self.config.gan_weight:
             for name, buffer in self.heads.named_buffers():
                 buffer.copy_(state["norms"][name])

@@ -71,7 +71,8 @@ def load_teacher(folder: str, dtype: torch.dtype, device: torch.device) -> Contr
     unet, controlnet = (
         load_seesr(Path(folder) / kind, kind, dtype=dtype) for kind in ("unet", "controlnet")
     )
-    whole = ControlledUnet(unet, controlnet).to(device).to(memory_format=torch.channels_last)
+    whole = ControlledUnet(unet, controlnet).to(device)
+    whole = whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return cast("ControlledUnet", whole.eval().requires_grad_(False))
 
 

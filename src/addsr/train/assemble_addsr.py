@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from addsr.errors import AddsrError, ModelError, OutputError
 from addsr.models.files import load_weights
@@ -70,7 +71,9 @@ def assemble_addsr(
     try:
         for name in ("unet", "controlnet"):
             net: Any = getattr(whole, name)
-            net.to(dtype).save_pretrained(building / name)
+            # not its own .to(), which warns of types that it would keep
+            nn.Module.to(net, dtype)
+            net.save_pretrained(building / name)
         os.replace(building, output)
     except OSError as error:
         raise OutputError(
