@@ -74,14 +74,15 @@ def addsr_discriminator(fixture: Any) -> Iterator[Got]:
     vit = Vit(vit_config)
     vit.load_state_dict(state)
     extractor = TokenMaps(vit, config["hooks"])
-    heads = ProjectedHeads(extractor.widths, config["c_dim"], config["cmap_dim"])
+    count = len(config["hooks"]) + bool(config.get("hook_patch", True))
+    heads = ProjectedHeads(extractor.widths[:count], config["c_dim"], config["cmap_dim"])
     weights = fixture.weights("weight_heads")
     for i, head in enumerate(heads.heads):
         own = {k.partition(".")[2]: v for k, v in weights.items() if k.startswith(f"{i}.")}
         head.load_state_dict(head_state(own))
     heads.eval()
     given = fixture.group("input")
-    maps = extractor((given["image"] + 1) / 2)
+    maps = extractor((given["image"] + 1) / 2)[:count]
     for i, logits in enumerate(heads(maps, given["c"])):
         yield f"features/{i}", maps[i]
         yield f"logits/{i}", logits

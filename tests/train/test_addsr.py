@@ -215,6 +215,7 @@ def test_a_resumed_run_equals_an_unbroken_one(make: Make) -> None:
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_are_written_and_started_from(make: Make, tmp_path: Path) -> None:
     recipe = make(run={"steps": 1})
     task = task_of(recipe)
