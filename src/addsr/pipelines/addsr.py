@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,32 +30,19 @@ from addsr.nets.seesr.image_attention import IMAGE_WIDTH, WIDTH
 from .canvas import Canvas, make_canvas
 from .config import PipelineConfig, check_share
 from .options import Options, OutputType, Parts, check_options
+from .prompts import (
+    ADDED_PROMPT,
+    IMAGE_TOKENS,
+    NEGATIVE_PROMPT,
+    Tagger,
+    TextEncoder,
+    join_words,
+)
 from .results import Seeds, StableSROutput, accept_all, finish, join, share_out
 from .seesr_stages import Refinement, SeeSRStages
 from .stages import StepEnded
 
 log = logging.getLogger(__name__)
-
-ADDED_PROMPT = "clean, high-resolution, 8k, extremely detailed, best quality, sharp"
-NEGATIVE_PROMPT = "dotted, noise, blur, lowres, smooth"
-IMAGE_TOKENS = 145
-"""Of the published tagger: 144 places and their mean."""
-
-
-class Tagger(Protocol):
-    """A prompt extractor, such as RAM or DAPE; pictures are `(B, 3, H, W)` in [0, 1]."""
-
-    def embed(self, image: Tensor) -> Tensor:
-        """Image tokens `(B, tokens, width)`."""
-        ...
-
-    def __call__(self, image: Tensor) -> Any:
-        """`embeds`, the same, and `tags`: for each picture a list of words with a `name`."""
-        ...
-
-
-TextEncoder = Callable[[str], Tensor]
-"""The embedding `(1, tokens, width)` of a prompt."""
 
 StepEnd = Callable[[Any, int, float, dict[str, Tensor]], "dict[str, Tensor] | None"]
 """`callback(pipeline, step, timestep, tensors)` may give `{"latents": ...}` to go on with."""
@@ -233,8 +220,12 @@ class SeeSRPipeline:
             self._stages.to(one)
         return self
 
-    def enable_model_cpu_offload(self, device: str | torch.device) -> None:
-        """Keeps networks in main memory, and on `device` only those that work."""
+    def enable_model_cpu_offload(self, device: str | torch.device | None = None) -> None:
+        """Keeps networks in main memory, and on `device` only those that work.
+
+        Raises:
+            DependencyError: no device is given and this machine has none but the CPU.
+        """
         self._stages.offload(device)
 
     @torch.no_grad()
@@ -363,7 +354,9 @@ class SeeSRPipeline:
             tokens, tags = self._look(rgb, image_tokens)
             own = options
             if prompt_embeds is None and self.text_encoder is not None:
-                words = self._words(tags, prompt, added_prompt, is_cut=released_quirks)
+                words = join_words(
+                    self.text_encoder, tags, prompt, added_prompt, is_cut=released_quirks
+                )
                 own = self._with_context(options, self.text_encoder(words))
             embed = self.tagger.embed if self.tagger and refresh_tokens else None
             refined = Refinement(weight, embed if image_tokens is None else None)
@@ -387,19 +380,6 @@ class SeeSRPipeline:
                 "psr_weight: SeeSR does not refine itself; use AddSR, or leave it out"
             )
         return 0.0
-
-    def _words(self, tags: list[str], prompt: str, added: str, *, is_cut: bool) -> str:
-        """Tags, the user's words and those of quality, as far as the text encoder hears them.
-
-        The last tags are left out first, where the released program (`is_cut`) lets the end go,
-        which are the words of quality.
-        """
-        fits: Callable[[str], bool] | None = getattr(self.text_encoder, "fits", None)
-        for count in range(len(tags), -1, -1):
-            words = ", ".join(word for word in (*tags[:count], prompt, added) if word)
-            if is_cut or fits is None or fits(words):
-                return words
-        return ", ".join(word for word in (prompt, added) if word)
 
     def _with_context(self, options: Options, context: Tensor) -> Options:
         """`options` with the prompt of one picture."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from addsr.diffusion.ddpm import Prediction
-from addsr.errors import DependencyError, ModelError
+from addsr.errors import ModelError
 from addsr.models import openclip
 from addsr.models.convert_stablesr import Parts, convert_checkpoint
 from addsr.models.pickles import read_state
@@ -31,6 +31,7 @@ from addsr.nets.stablesr.backbones import backbone_class
 
 from .config import PipelineConfig, Spacing
 from .stablesr import StableSRPipeline
+from .text import PromptEncoder
 
 UnetFrom = Literal["checkpoint", "base"]
 
@@ -213,7 +214,6 @@ def check_prediction(base: str | Path, prediction: Prediction) -> None:
         )
 
 
-@torch.no_grad()
 def embed_empty_prompt(base: str | Path, *, local_files_only: bool = False) -> Tensor:
     """The empty prompt `(1, tokens, width)`, float32, as `base` embeds it.
 
@@ -221,29 +221,7 @@ def embed_empty_prompt(base: str | Path, *, local_files_only: bool = False) -> T
         ModelError: `base` has no text encoder or tokenizer that can be read.
         DependencyError: transformers is not installed.
     """
-    try:
-        from transformers import CLIPTextModel, CLIPTokenizer
-    except ImportError as error:
-        raise DependencyError(
-            f"importing needs transformers, once ({error}): pip install transformers"
-        ) from error
-    tokenizer = _from_base(CLIPTokenizer, base, "tokenizer", local_files_only)
-    encoder = _from_base(CLIPTextModel, base, "text_encoder", local_files_only).eval().float()
-    if len(tokenizer) != encoder.config.vocab_size:
-        # transformers makes a tokenizer of no words where the files are missing
-        raise ModelError(
-            f"base: tokenizer of {str(base)!r} has {len(tokenizer)} words and its text encoder "
-            f"{encoder.config.vocab_size}; fetch the base again"
-        )
-    tokens = tokenizer(
-        "",
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
-    embeds: Tensor = encoder(tokens)[0]
-    return embeds.clone()
+    return PromptEncoder.from_pretrained(base, local_files_only=local_files_only)("").clone()
 
 
 def _fill(net: nn.Module, state: Mapping[str, Tensor] | None, dtype: torch.dtype) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from addsr.errors import DependencyError, ModelError, OptionError
+from addsr.errors import ModelError, OptionError
 from addsr.image.alpha import fill_transparent
 from addsr.image.color import ColorFix
 from addsr.image.kinds import Picture
@@ -216,14 +216,6 @@ class StableSRPipeline:
         Raises:
             DependencyError: no device is given and this machine has none but the CPU.
         """
-        if device is None:
-            accelerator = torch.accelerator.current_accelerator()
-            if accelerator is None or not torch.accelerator.is_available():
-                raise DependencyError(
-                    "device: this machine has no accelerator to offload from; leave out "
-                    "enable_model_cpu_offload"
-                )
-            device = accelerator
         self._stages.offload(device)
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from addsr.diffusion.aggregate import TileSpec, aggregate
 from addsr.engines.memory import is_out_of_memory, release_memory
-from addsr.errors import MemoryLimitError, ModelError
+from addsr.errors import DependencyError, MemoryLimitError, ModelError
 from addsr.nets.stablesr import (
     FeatureWrapping,
     GuidedUnet,
@@ -81,8 +81,20 @@ class LatentStages:
         if not isinstance(where, torch.dtype):
             self.device, self.is_offloading = torch.device(where), False
 
-    def offload(self, device: str | torch.device) -> None:
-        """Keeps networks in main memory, and on `device` only those that work."""
+    def offload(self, device: str | torch.device | None) -> None:
+        """Keeps networks in main memory, and on `device` only those that work.
+
+        Raises:
+            DependencyError: no device is given and this machine has none but the CPU.
+        """
+        if device is None:
+            accelerator = torch.accelerator.current_accelerator()
+            if accelerator is None or not torch.accelerator.is_available():
+                raise DependencyError(
+                    "device: this machine has no accelerator to offload from; leave out "
+                    "enable_model_cpu_offload"
+                )
+            device = accelerator
         self.to("cpu")
         self.device, self.is_offloading = torch.device(device), True
 

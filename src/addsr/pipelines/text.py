@@ -50,11 +50,15 @@ class PromptEncoder:
             from transformers import CLIPTextModel, CLIPTokenizer
         except ImportError as error:
             raise DependencyError(
-                f"prompts need transformers ({error}): pip install 'addsr[diffusion]'"
+                f"prompts need transformers ({error}): pip install transformers, or pip install "
+                "'addsr[diffusion]'"
             ) from error
         tokenizer = _part(CLIPTokenizer, base, "tokenizer", local_files_only)
         encoder = _part(CLIPTextModel, base, "text_encoder", local_files_only)
-        return cls(tokenizer, encoder.to(torch_dtype or torch.float32))
+        try:
+            return cls(tokenizer, encoder.to(torch_dtype or torch.float32))
+        except ModelError as error:
+            raise ModelError(f"base: tokenizer of {str(base)!r} does not fit ({error})") from error
 
     @property
     def tokens(self) -> int:
