@@ -60,7 +60,6 @@ from addsr.nets.stablesr import (
 )
 
 
-
 class Fixture:
     """A pair of files: facts, inputs, expected outputs and weights as float32."""
 

@@ -425,8 +425,9 @@ class SeeSRPipeline:
         """The restored latent and the canvas that it fills."""
         stages = self._stages
         canvas = make_canvas(
-            picture.size, options.upscale, options.tile, stages.factor, self._multiple
-        )
+            picture.size, options.upscale, options.tile, stages.factor, self._multiple,
+            self.config.tile,
+        )  # fmt: skip
         filled = canvas.fill(rgb)  # (1, 3, H, W) in [-1, 1], on the CPU
         z_lr, _ = stages.encode(filled, options, generator, False)
         cue = Cue((filled + 1) / 2, tokens)

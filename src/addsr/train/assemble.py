@@ -23,6 +23,7 @@ from torch import nn
 from addsr.diffusion.ddpm import Prediction
 from addsr.errors import AddsrError, ConfigError, ModelError
 from addsr.models.files import load_weights
+from addsr.models.pipeline_files import find_variant
 from addsr.nets import tuples
 from addsr.nets.stablesr import (
     CfwConfig,
@@ -33,7 +34,7 @@ from addsr.nets.stablesr import (
     TimeAwareEncoder,
 )
 from addsr.pipelines import StableSRPipeline
-from addsr.pipelines.folder import CLASS, INDEX, find_variant, load_parts
+from addsr.pipelines.folder import CLASS, INDEX, load_parts
 from addsr.pipelines.stablesr import PipelineConfig
 
 from .base import load_base, require_empty, stated_prediction

@@ -30,8 +30,8 @@ from addsr.data.pool import PairPool
 from addsr.diffusion.ddpm import Schedule, fresh_noises, sample_latent, start_latent
 from addsr.errors import AddsrError, ConfigError, MemoryLimitError, ModelError, OutputError
 from addsr.models.files import digest, save_weights
+from addsr.models.pipeline_files import find_variant
 from addsr.pipelines import StableSRPipeline
-from addsr.pipelines.folder import find_variant
 
 from .config import DataConfig, Recipe, load_recipe, parse_overrides
 from .latent_config import CfwTaskConfig
