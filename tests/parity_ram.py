@@ -58,8 +58,10 @@ def ram_dape(fixture: Any) -> Iterator[Got]:
     yield "embeds_without_lora", embeds
     yield "logits_without_lora", logits
 
-    both = convert_ram(weights, fixture.weights("weight_tag_encoder_lora"), **options)
-    yield "logits_with_tag_encoder_lora", _filled(both)(image).logits
+    shared = fixture.weights("weight_tag_encoder_lora")
+    if shared:
+        both = convert_ram(weights, shared, **options)
+        yield "logits_with_tag_encoder_lora", _filled(both)(image).logits
 
 
 def ram_threshold(fixture: Any) -> Iterator[Got]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -111,6 +112,7 @@ def without(state: State, name: str) -> State:
         (lambda s: {**s, "fc.weight": torch.zeros(1, 9)}, r"score\.weight is \(1, 9\), not \(1, 8"),
         (lambda s: {**s, "visual_encoder.layers.0.blocks.2.norm1.bias": s["fc.bias"]}, "missing"),
         (lambda s: {"a": torch.zeros(1)}, r"1 unknown tensors \(a\)"),
+        (lambda s: {**s, "temp": s["fc.bias"]}, r"1 unknown tensors \(temp\).*out with --force"),
         (lambda s: {}, "no layout of RAM"),
         (
             lambda s: {**s, "visual_encoder.patch_embed.proj.weight": torch.zeros(8, 12)},
@@ -140,7 +142,10 @@ def test_other_layouts_of_weights_are_refused(ram_state: State, spoil: Any, mess
         (lambda s: without(s, f"{SHARED}.lora_A"), "1 updates missing"),
         (lambda s: {**s, "fc.bias": torch.zeros(1)}, "does not hold low-rank updates alone"),
         (lambda s: {}, "does not hold low-rank updates alone"),
-        (lambda s: {**s, "visual_encoder.x.lora_A": torch.zeros(1)}, r"unknown tensors \(of DAPE"),
+        (
+            lambda s: {**s, "visual_encoder.x.lora_A": torch.zeros(1)},
+            r"1 unknown tensors \(visual_enc",
+        ),
         (
             lambda s: {k: v for k, v in s.items() if not k.startswith("visual_encoder.")},
             "8 low-rank updates missing",
@@ -152,6 +157,18 @@ def test_other_layouts_of_updates_are_refused(
 ) -> None:
     with pytest.raises(ModelError, match=message):
         convert_ram(ram_state, spoil(dape_state))
+
+
+def test_modules_besides_are_left_out_on_demand_and_told(
+    ram_state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = {**ram_state, "temp": torch.zeros(1)}
+    with caplog.at_level(logging.WARNING, "addsr"):
+        assert "temp" in convert_ram(more, leaves_out_unknown=True).ignored
+    assert "1 unknown tensors (temp) are left out" in caplog.text
+    for wrong in ({**more, "fc.x": torch.zeros(1)}, {"temp": torch.zeros(1)}):
+        with pytest.raises(ModelError, match="unknown"):
+            convert_ram(wrong, leaves_out_unknown=True)
 
 
 def test_updates_of_another_rank_are_refused(ram_state: State, dape_state: State) -> None:

@@ -7,6 +7,7 @@ not know, so that DAPE.pth alone, which holds updates and no weights, loads and 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from addsr.nets.ram import HeadConfig, LoraConfig, Ram, RamConfig, SwinConfig
 from addsr.nets.ram.lora import lora_layers, update
 
 from .renaming import few, layout_of
+
+log = logging.getLogger("addsr")
 
 State = Mapping[str, Tensor]
 
@@ -72,6 +75,7 @@ _IGNORED = tuple(
         r"tagging_head\.encoder\.layer\.\d+\.attention\..*",
     )
 )
+_MODULES = {name.split("\\")[0].split(".")[0] for name, _ in _NAMES} | {"vision_multi"}
 _PARTS = ("lora_A", "lora_B")
 
 
@@ -96,6 +100,7 @@ def convert_ram(
     heads: int = 4,
     side: int | None = None,
     lora: LoraConfig | None = None,
+    leaves_out_unknown: bool = False,
 ) -> ConvertedRam:
     """The network of `ram_swin_large_14m.pth`, with the updates of `DAPE.pth` if they are given.
 
@@ -109,6 +114,7 @@ def convert_ram(
         heads: attention heads of the tag head, which no tensor shows.
         side: of the pictures; by default what the last stage's window covers, 384 px for window 12.
         lora: rank and scale of the updates; the rank must be that of the file.
+        leaves_out_unknown: let modules of other names than the published ones be, with a warning.
 
     Raises:
         ModelError: a tensor is unknown, missing or of an unexpected shape; the message names it.
@@ -116,7 +122,17 @@ def convert_ram(
     lora = lora or LoraConfig()
     if dape is not None and (not dape or any(not name.endswith(_PARTS) for name in dape)):
         raise ModelError(f"DAPE: does not hold low-rank updates alone; {layout_of(dape)}")
-    base, updates, ignored = _sort({**ram, **(dape or {})}, set(dape or ()))
+    base, updates, ignored, unknown = _sort({**ram, **(dape or {})})
+    inside = [name for name in unknown if name.split(".")[0] in _MODULES]
+    if unknown and (inside or not leaves_out_unknown or not base):
+        raise ModelError(
+            f"prompt extractor: {len(unknown)} unknown tensors{few(inside or unknown)}; known are "
+            "those of ram_swin_large_14m.pth and DAPE.pth"
+            + ("" if inside else ", and modules besides are left out with --force")
+        )
+    if unknown:
+        log.warning("%d unknown tensors%s are left out", len(unknown), few(unknown))
+        ignored += unknown
     if not base:
         raise ModelError(
             "prompt extractor: holds low-rank updates alone, which are no weights; give "
@@ -179,8 +195,8 @@ def our_name(name: str) -> str | None:
     return None
 
 
-def _sort(state: State, late: set[str]) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
-    """Weights and updates under our names, and the names of what does not matter."""
+def _sort(state: State) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str], list[str]]:
+    """Weights and updates under our names; the names of what does not matter, and of the rest."""
     base: dict[str, Tensor] = {}
     updates: dict[str, Tensor] = {}
     ignored: list[str] = []
@@ -198,13 +214,7 @@ def _sort(state: State, late: set[str]) -> tuple[dict[str, Tensor], dict[str, Te
             unknown.append(name)
         else:
             (updates if is_update else base)[ours] = tensor
-    if unknown:
-        where = " (of DAPE)" if late.issuperset(unknown) else ""
-        raise ModelError(
-            f"prompt extractor: {len(unknown)} unknown tensors{where}{few(unknown)}; known are "
-            "those of ram_swin_large_14m.pth and DAPE.pth"
-        )
-    return base, updates, ignored
+    return base, updates, ignored, unknown
 
 
 def _shape(state: State, heads: int, side: int | None) -> RamConfig:

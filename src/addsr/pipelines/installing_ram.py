@@ -133,7 +133,7 @@ def install_ram(
     ram = read_state(plan.weights)
     dape = None if plan.updates is None else read_state(plan.updates)
     try:
-        converted = convert_ram(ram, dape)
+        converted = convert_ram(ram, dape, leaves_out_unknown=wish.force)
     except ModelError as error:
         both = " and ".join(str(path) for path in measured)
         raise ModelError(f"{both}: {error}") from error
