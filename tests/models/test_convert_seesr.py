@@ -134,6 +134,9 @@ def test_every_tensor_is_accounted_for(
 def test_folders_that_are_not_whole_are_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
     with pytest.raises(ModelError, match=r"config\.json: cannot be read"):
         load_seesr(tmp_path, "unet")
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ModelError, match=r"config\.json: cannot be read"):
+        load_seesr(tmp_path, "unet")
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ModelError, match="holds no JSON object"):
         load_seesr(tmp_path, "unet")

@@ -120,8 +120,16 @@ def test_the_number_of_steps_is_honoured(pipe: Any) -> None:
             assert set(tensors) == {"latents", "image_latents", "model_output"}
             seen.append(int(t))
 
-        run(pipe, num_inference_steps=steps, callback_on_step_end=watch, output_type="latent")
+        run(
+            pipe,
+            num_inference_steps=steps,
+            callback_on_step_end=watch,
+            callback_on_step_end_tensor_inputs=("latents", "image_latents", "model_output"),
+            output_type="latent",
+        )
         assert seen == levels
+    with pytest.raises(OptionError, match=r"tensor_inputs: \['other'\] are unknown"):
+        run(pipe, callback_on_step_end_tensor_inputs=("other",))
     with pytest.raises(OptionError, match="steps: 50 is not possible; AddSR takes 1, 2, 3 or 4"):
         run(pipe, num_inference_steps=50)
 
@@ -181,7 +189,7 @@ def test_the_tagger_looks_at_the_input_and_at_predictions() -> None:
 
 def test_without_a_tagger_it_works_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     own = make_pipe()
-    with caplog.at_level(logging.WARNING, logger="addsr.pipelines.addsr"):
+    with caplog.at_level(logging.WARNING, logger="addsr.pipelines.seesr"):
         plain = run(own, num_inference_steps=1)
         run(own, num_inference_steps=1)
     assert [r.message for r in caplog.records].count(

@@ -207,7 +207,7 @@ def _hash_pipeline(found: PipelineFolder) -> str:
 
 def _header(path: Path) -> dict[str, str]:
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             return cast("dict[str, str]", file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise ModelError(

@@ -7,10 +7,9 @@ configuration and then all image attentions with it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from addsr.nets.seesr import build_controlnet, build_unet
 from addsr.nets.seesr.image_attention import FLAG, IMAGE_WIDTH, WIDTH
 
 from .pickles import read_state
+from .pipeline_files import read_object
 from .renaming import few, layout_of
 
 State = Mapping[str, Tensor]
@@ -128,16 +128,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: it is missing or holds no JSON object.
     """
-    path = folder / "config.json"
-    try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{path}: cannot be read ({error}); give a published unet or controlnet folder"
-        ) from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: holds no JSON object; fetch the model again")
-    return cast("dict[str, Any]", found)
+    return read_object(folder / "config.json", "give a published unet or controlnet folder")
 
 
 def find_weights(folder: Path, variant: str | None = None) -> Path:

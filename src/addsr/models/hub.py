@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
@@ -18,12 +17,13 @@ from addsr.errors import ModelError
 from addsr.nets import build
 
 from .files import FORMAT, load_weights
-from .pipeline_files import INDEX, find_weights
+from .pipeline_files import INDEX, find_weights, read_object
 from .published import PUBLISHED
 from .registry import MODELS, ModelInfo, TiledInfo, info_for_file, info_for_pipeline
 from .store import FACTS, find_installed, list_installed, read_facts
 
 _PIPELINE = "StableSRPipeline"
+_FROM_PYTHON = ("AddSRPipeline", "SeeSRPipeline")
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin")
 _ADAPTER_SIGNS = (".spade.", "structcond_stage_model.", ".fusion_layer_")
 
@@ -100,16 +100,18 @@ def find_pipeline(name_or_path: str | Path) -> PipelineFolder | None:
 
 def _read_pipeline(name: str, folder: Path) -> PipelineFolder:
     path = folder / INDEX
-    try:
-        index: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.is_file():
         raise ModelError(
             f"model: {str(folder)!r} is a folder without {INDEX}; give one that `addsr models "
             "import` or StableSRPipeline.save_pretrained wrote"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read ({error}); import the model again") from error
-    kind = index.get("_class_name") if isinstance(index, dict) else None
+        )
+    index = read_object(path, "import the model again")
+    kind = index.get("_class_name")
+    if kind in _FROM_PYTHON:
+        raise ModelError(
+            f"{path}: holds a pipeline of class {kind!r}, which has no command yet; use it from "
+            f"Python: addsr.pipelines.{kind}.from_pretrained({str(folder)!r})"
+        )
     if kind != _PIPELINE:
         raise ModelError(
             f"{path}: holds a pipeline of class {kind!r}, not {_PIPELINE!r}; a Stable Diffusion "
@@ -124,7 +126,7 @@ def _read_pipeline(name: str, folder: Path) -> PipelineFolder:
         "not stated" if facts is None else facts.licence,
         size_mb,
     )
-    return PipelineFolder(folder, info, dict(index))  # type: ignore[reportUnknownVariableType]
+    return PipelineFolder(folder, info, index)
 
 
 def _find_trained(folder: Path) -> Path | None:
@@ -183,7 +185,7 @@ def _refuse_unconverted(path: Path) -> None:
     if path.suffix.lower() in _CHECKPOINTS:
         raise ModelError(f"model: {str(path)!r} is a checkpoint as it was published; {remedy}")
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             header = cast("dict[str, str]", file.metadata() or {})
             names = list(file.keys())
     except (SafetensorError, OSError):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any, cast
+
+from addsr.errors import ModelError
 
 INDEX = "model_index.json"
 
@@ -14,6 +18,21 @@ def weights_name(variant: str | None) -> str:
     'diffusion_pytorch_model.fp16.safetensors'
     """
     return f"diffusion_pytorch_model{f'.{variant}' if variant else ''}.safetensors"
+
+
+def read_object(path: Path, remedy: str = "fetch the model again") -> dict[str, Any]:
+    """The JSON object in `path`; `remedy` ends what is said of a file that cannot be read.
+
+    Raises:
+        ModelError: it is missing, unreadable, nested too deeply, or holds something else.
+    """
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); {remedy}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: holds no JSON object; fetch the model again")
+    return cast("dict[str, Any]", found)
 
 
 def find_variant(folder: Path) -> str | None:

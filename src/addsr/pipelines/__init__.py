@@ -1,6 +1,8 @@
 """Pipelines as diffusers' users know them: pictures in, pictures out, folders of safetensors."""
 
-from .addsr import AddSRPipeline, SeeSRPipeline
-from .stablesr import StableSROutput, StableSRPipeline
+from .addsr import AddSRPipeline
+from .results import PipelineOutput
+from .seesr import SeeSRPipeline
+from .stablesr import StableSRPipeline
 
-__all__ = ["AddSRPipeline", "SeeSRPipeline", "StableSROutput", "StableSRPipeline"]
+__all__ = ["AddSRPipeline", "PipelineOutput", "SeeSRPipeline", "StableSRPipeline"]

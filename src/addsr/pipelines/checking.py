@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from addsr.errors import AddsrError, ModelError
-from addsr.nets.stablesr import (
-    CfwConfig,
-    EncoderConfig,
-    FeatureWrapping,
-    SftConfig,
-    SftLayers,
-    TimeAwareEncoder,
-)
+from addsr.models.pipeline_files import read_object
 from addsr.nets.stablesr.backbones import rebuild
 
-from .folder import weights_name
-
-_OURS: dict[str, tuple[Any, Any]] = {
-    "encoder": (TimeAwareEncoder, EncoderConfig),
-    "sft": (SftLayers, SftConfig),
-    "cfw": (FeatureWrapping, CfwConfig),
-}
-_THEIRS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+from .folder import BACKBONES, OURS, weights_name
 
 
 def misfits(folder: Path) -> list[str]:
@@ -38,7 +22,7 @@ def misfits(folder: Path) -> list[str]:
         DependencyError: diffusers is not installed.
     """
     found: list[str] = []
-    for part in (*_THEIRS, *_OURS):
+    for part in (*BACKBONES, *OURS):
         if part == "cfw" and not (folder / part).is_dir():
             continue
         path = folder / part / weights_name(None)
@@ -62,11 +46,11 @@ def _net(folder: Path, part: str) -> nn.Module:
     """The part without numbers."""
     path = folder / part / "config.json"
     try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
+        config = read_object(path)
         with torch.device("meta"):
-            if part in _THEIRS:
-                return rebuild(_THEIRS[part], config)
-            net, shape = _OURS[part]
+            if part in BACKBONES:
+                return rebuild(BACKBONES[part], config)
+            net, shape = OURS[part]
             own = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
             return net(shape(**{k: v for k, v in own.items() if k != "_class_name"}))
     except AddsrError:
@@ -77,7 +61,7 @@ def _net(folder: Path, part: str) -> nn.Module:
 
 def _shapes(path: Path) -> dict[str, list[int]]:
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             return {k: list(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error})") from error

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from addsr.errors import AddsrError, ModelError, OptionError, OutputError
 from addsr.models.files import load_weights, save_weights
-from addsr.models.pipeline_files import INDEX, weights_name
+from addsr.models.pipeline_files import INDEX, read_object, weights_name
 from addsr.nets.stablesr import (
     CfwConfig,
     EncoderConfig,
@@ -38,26 +38,29 @@ if TYPE_CHECKING:
     from .stablesr import StableSRPipeline
 
 CLASS = "StableSRPipeline"
-_BACKBONES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
-_OURS: dict[str, tuple[Any, Any]] = {
+BACKBONES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+"""Networks of diffusers by the name of their folder."""
+OURS: dict[str, tuple[Any, Any]] = {
     "encoder": (TimeAwareEncoder, EncoderConfig),
     "sft": (SftLayers, SftConfig),
     "cfw": (FeatureWrapping, CfwConfig),
 }
+"""Networks of ours by the name of their folder, and what describes their shape."""
 _PROMPT = "empty_prompt"
+_WRITTEN = "give a folder written by save_pretrained"
 
 
 def save_parts(pipe: StableSRPipeline, folder: Path, variant: str | None) -> None:
     """Writes everything; the index comes last, so that a folder that has one is whole."""
     _remove(_make(folder) / INDEX)
     index: dict[str, Any] = {"_class_name": CLASS, **asdict(pipe.config)}
-    for name, kind in _BACKBONES.items():
+    for name, kind in BACKBONES.items():
         net: Any = pipe.components[name]
         part = _make(folder / name)
         _write_text(part / "config.json", net.to_json_string())
         save_weights(part / weights_name(variant), net.state_dict(), {"kind": kind, "config": {}})
         index[name] = ["diffusers", kind]
-    for name, (kind, _) in _OURS.items():
+    for name, (kind, _) in OURS.items():
         net = pipe.components[name]
         if net is None:
             continue
@@ -91,13 +94,13 @@ def load_parts(
     scheduler: Any,
 ) -> dict[str, Any]:
     """The arguments of the pipeline that was saved in `folder`."""
-    index = _read_json(folder / INDEX)
+    index = read_object(folder / INDEX, _WRITTEN)
     if index.get("_class_name") != CLASS:
         raise ModelError(
             f"{folder / INDEX}: _class_name is {index.get('_class_name')!r}, not {CLASS!r}; give a "
             "folder written by StableSRPipeline.save_pretrained"
         )
-    missing = [k for k in (*_BACKBONES, "encoder", "sft", _PROMPT, "scheduler") if k not in index]
+    missing = [k for k in (*BACKBONES, "encoder", "sft", _PROMPT, "scheduler") if k not in index]
     if missing:
         raise ModelError(f"{folder / INDEX}: has no {', '.join(missing)}; fetch the model again")
     known = {field.name for field in fields(PipelineConfig)}
@@ -106,12 +109,12 @@ def load_parts(
     except OptionError as error:
         raise ModelError(f"{folder / INDEX}: {error}") from error
     parts: dict[str, Any] = {"config": shape}
-    for name, kind in _BACKBONES.items():
-        config = _read_json(folder / name / "config.json")
+    for name, kind in BACKBONES.items():
+        config = read_object(folder / name / "config.json")
         net = _meta(lambda kind=kind, config=config: rebuild(kind, config), folder / name)
         state = _read_tensors(folder / name / weights_name(variant))
         parts[name] = _filled(net, state, dtype, folder / name)
-    for name, (kind, shape) in _OURS.items():
+    for name, (kind, shape) in OURS.items():
         if name not in index:
             continue
         state, metadata = load_weights(folder / name / weights_name(variant))
@@ -139,7 +142,7 @@ def _read_scheduler(folder: Path, index: dict[str, Any]) -> Any:
     library, name = cast("list[str]", entry)
     if library == "addsr":
         return name
-    config = _read_json(folder / "scheduler" / "scheduler_config.json")
+    config = read_object(folder / "scheduler" / "scheduler_config.json")
     return _built(lambda: rebuild(name, config), folder / "scheduler")
 
 
@@ -220,18 +223,6 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{path}: not a readable safetensors file ({error}); fetch it again"
         ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{path}: cannot be read ({error}); give a folder written by save_pretrained"
-        ) from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: holds no JSON object; fetch the model again")
-    return dict(found)  # type: ignore[reportUnknownVariableType]
 
 
 def _tuples(value: Any) -> Any:

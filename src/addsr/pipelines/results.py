@@ -22,7 +22,7 @@ Seeds = torch.Generator | Sequence[torch.Generator] | None
 
 
 @dataclass(frozen=True)
-class StableSROutput:
+class PipelineOutput:
     """What a call gives."""
 
     images: Any

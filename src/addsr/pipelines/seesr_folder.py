@@ -23,6 +23,7 @@ from addsr.models.convert_seesr import (
 )
 from addsr.models.files import load_weights, save_weights
 from addsr.models.pickles import read_state
+from addsr.models.pipeline_files import INDEX, read_object, weights_name
 from addsr.models.store import write_json
 from addsr.nets.stablesr.backbones import rebuild
 
@@ -30,9 +31,8 @@ from .config import PipelineConfig
 from .text import PromptEncoder
 
 if TYPE_CHECKING:
-    from .addsr import SeeSRPipeline
+    from .seesr import SeeSRPipeline
 
-INDEX = "model_index.json"
 CLASSES = ("AddSRPipeline", "SeeSRPipeline")
 _PROMPT = "empty_prompt"
 _KINDS = {
@@ -48,7 +48,7 @@ def save_parts(pipe: SeeSRPipeline, folder: Path, variant: str | None) -> None:
     Raises:
         OutputError: the folder cannot be written.
     """
-    stem = f"diffusion_pytorch_model{f'.{variant}' if variant else ''}.safetensors"
+    name = weights_name(variant)
     index: dict[str, Any] = {"_class_name": type(pipe).__name__, **asdict(pipe.config)}
     try:
         (folder / INDEX).unlink(missing_ok=True)  # without it the folder is not whole
@@ -60,10 +60,10 @@ def save_parts(pipe: SeeSRPipeline, folder: Path, variant: str | None) -> None:
         net: Any = pipe.networks[part]
         write_json(folder / part / "config.json", json.loads(net.to_json_string()))
         about = {"kind": kind, "config": {}}
-        save_weights(folder / part / stem, net.state_dict(), about)
+        save_weights(folder / part / name, net.state_dict(), about)
         index[part] = ["diffusers", kind]
     about = {"kind": _PROMPT, "config": {}}
-    save_weights(folder / _PROMPT / stem, {"prompt_embeds": pipe.prompt_embeds}, about)
+    save_weights(folder / _PROMPT / name, {"prompt_embeds": pipe.prompt_embeds}, about)
     index[_PROMPT] = ["addsr", "Tensor"]
     write_json(folder / INDEX, index)
 
@@ -79,7 +79,7 @@ def load_parts(
         ModelError: a file is missing, damaged, or of another kind.
         DependencyError: diffusers is not installed.
     """
-    index = _read_index(folder / INDEX)
+    index = read_object(folder / INDEX, "give a folder written by save_pretrained")
     found = index.get("_class_name")
     if found not in CLASSES:
         raise ModelError(
@@ -170,15 +170,3 @@ def _now_called(name: str) -> str:
     if ".mid_block.attentions." in name and layer in _RENAMED:
         return f"{owner}.{_RENAMED[layer]}.{part}"
     return name
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{path}: cannot be read ({error}); give a folder written by save_pretrained"
-        ) from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: holds no JSON object; fetch the model again")
-    return dict(found)  # type: ignore[reportUnknownVariableType]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,22 +18,18 @@ from addsr.nets.stablesr import FeatureWrapping, GuidedUnet, SftLayers, TimeAwar
 
 from .canvas import make_canvas
 from .config import PipelineConfig
+from .latent import LatentPipeline, Progress, StepEnd
 from .options import Options, OutputType, Parts, check_options
-from .results import Seeds, StableSROutput, accept_all, finish, join, share_out
+from .results import PipelineOutput, Seeds, accept_all, finish, join, share_out
 from .stages import Stages, StepEnded
 from .walk import check_scheduler, make_walk
 
-__all__ = ["PipelineConfig", "StableSROutput", "StableSRPipeline"]
-
-StepEnd = Callable[[Any, int, float, dict[str, Any]], "dict[str, Any] | None"]
-"""`callback(pipeline, step, timestep, tensors)` may give `{"latents": ...}` to go on with."""
-
-CALLBACK_TENSORS = ("latents", "image_latents", "model_output")
+__all__ = ["PipelineConfig", "PipelineOutput", "StableSRPipeline"]
 
 _T = TypeVar("_T", bound="StableSRPipeline")
 
 
-class StableSRPipeline:
+class StableSRPipeline(LatentPipeline[Stages]):
     """StableSR (arXiv 2305.07015): a frozen Stable Diffusion that follows a small picture.
 
     Needs no text encoder: the embedding of the empty prompt is one of its parts. Latents are
@@ -62,21 +58,18 @@ class StableSRPipeline:
             ModelError: parts that do not fit each other.
             OptionError: a scheduler or a tile that does not fit.
         """
-        self.config = config or PipelineConfig()
         nets: dict[str, Any] = {"unet": unet, "vae": vae}
         shape, vae_shape = nets["unet"].config, nets["vae"].config
-        width = int(shape["cross_attention_dim"])
-        if prompt_embeds.ndim != 3 or len(prompt_embeds) != 1 or prompt_embeds.shape[2] != width:
-            raise ModelError(
-                f"prompt_embeds: {tuple(prompt_embeds.shape)} does not fit this U-Net; give the "
-                f"empty prompt's embedding (1, tokens, {width})"
-            )
         channels = int(vae_shape["latent_channels"])
         if not channels == int(shape["in_channels"]) == encoder.config.latent_channels:
             raise ModelError(f"vae: its latents have {channels} channels, the U-Net's do not")
-        self.prompt_embeds = prompt_embeds.detach()
+        super().__init__(
+            Stages(unet, encoder, sft, vae, cfw),
+            prompt_embeds,
+            int(shape["cross_attention_dim"]),
+            config or PipelineConfig(),
+        )
         self.scheduler = check_scheduler(scheduler, self.config.prediction)
-        self._stages = Stages(unet, encoder, sft, vae, cfw)
         self._multiple = math.lcm(
             encoder.config.multiple, 2 ** (len(shape["block_out_channels"]) - 1)
         )
@@ -161,11 +154,6 @@ class StableSRPipeline:
         return self._stages.cfw
 
     @property
-    def networks(self) -> dict[str, nn.Module]:
-        """unet, encoder, sft and vae, and cfw where there is one."""
-        return self._stages.nets()
-
-    @property
     def parts(self) -> Parts:
         """What options are checked against."""
         has_cfw = self.cfw is not None
@@ -182,20 +170,6 @@ class StableSRPipeline:
             "config": self.config,
         }
 
-    @property
-    def device(self) -> torch.device:
-        """Where the networks run."""
-        return self._stages.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._stages.dtype
-
-    @property
-    def is_offloading(self) -> bool:
-        """Whether networks wait in main memory and come to the device to work."""
-        return self._stages.is_offloading
-
     def set_scheduler(self, scheduler: Any) -> None:
         """Samples with `scheduler` from now on; "ddpm", "ddim", or one of diffusers.
 
@@ -203,20 +177,6 @@ class StableSRPipeline:
             OptionError: a scheduler that does not fit.
         """
         self.scheduler = check_scheduler(scheduler, self.config.prediction)
-
-    def to(self: _T, *where: str | torch.device | torch.dtype) -> _T:
-        """Moves all networks to a device, a dtype, or both; ends CPU offload if it moves them."""
-        for one in where:
-            self._stages.to(one)
-        return self
-
-    def enable_model_cpu_offload(self, device: str | torch.device | None = None) -> None:
-        """Keeps networks in main memory, and on `device` only those that work.
-
-        Raises:
-            DependencyError: no device is given and this machine has none but the CPU.
-        """
-        self._stages.offload(device)
 
     @torch.no_grad()
     def __call__(
@@ -239,10 +199,10 @@ class StableSRPipeline:
         guidance_scale: float = 1.0,
         callback_on_step_end: StepEnd | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
-    ) -> StableSROutput | tuple[Any]:
+    ) -> PipelineOutput | tuple[Any]:
         """The restored picture, or pictures, `upscale` times larger.
 
         Pictures go one after the other, so that each may have its own size, and the tiles of one
@@ -291,30 +251,20 @@ class StableSRPipeline:
             guidance=guidance_scale,
             output=output_type,
         )
-        strange = [k for k in callback_on_step_end_tensor_inputs if k not in CALLBACK_TENSORS]
-        if strange:
-            raise OptionError(
-                f"callback_on_step_end_tensor_inputs: {strange} are unknown; "
-                f"use some of {', '.join(CALLBACK_TENSORS)}"
-            )
         pictures = accept_all(image)
         seeds = share_out(generator, len(pictures))
         results: list[Any] = []
-
-        def ended(k: int, steps: int, t: float, tensors: dict[str, Tensor]) -> Tensor:
-            # `steps` is the scheduler's word: some make more than they were asked for
-            latents = tensors["latents"]
-            if callback_on_step_end is not None:
-                chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                latents = _replaced(latents, callback_on_step_end(self, k, t, chosen))
-            if progress is not None:
-                progress(len(results) * steps + k + 1, steps * len(pictures))
-            return latents
-
+        ended = self._listener(
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+            progress,
+            results,
+            len(pictures),
+        )
         for (picture, profile), seed in zip(pictures, seeds, strict=True):
             results.append(self._restore(picture, profile, options, seed, ended))
         images = join(results, options.output)
-        return StableSROutput(images) if return_dict else (images,)
+        return PipelineOutput(images) if return_dict else (images,)
 
     def _restore(
         self,
@@ -344,14 +294,3 @@ class StableSRPipeline:
             return z.cpu()
         restored = canvas.empty(stages.decode(z, taps, options))
         return finish(restored, rgb, picture, profile, canvas, options)
-
-
-def _replaced(latents: Tensor, answer: dict[str, Any] | None) -> Tensor:
-    """The latents a callback wants to go on with."""
-    new: Tensor = (answer or {}).get("latents", latents)
-    if new.shape != latents.shape:
-        raise OptionError(
-            f"callback_on_step_end: gave latents {tuple(new.shape)} for {tuple(latents.shape)}; "
-            "keep the shape"
-        )
-    return new.to(latents)

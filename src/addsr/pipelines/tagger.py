@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from addsr.errors import ConfigError, ModelError, OutputError
 from addsr.models.files import load_weights, save_weights
+from addsr.models.pipeline_files import read_object
 from addsr.models.store import write_json
 from addsr.models.tags import Tag, TagList, read_tags, write_tags
 from addsr.nets import tuples
@@ -182,9 +182,7 @@ def misfits(folder: Path) -> list[str]:
     """What is wrong with a tagger's folder, one line for each; empty if nothing is."""
     try:
         Tagger.from_pretrained(folder)
-        json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        read_object(folder / CONFIG)
     except ModelError as error:
         return [str(error)]
-    except (OSError, ValueError) as error:
-        return [f"{folder / CONFIG}: cannot be read ({error})"]
     return []

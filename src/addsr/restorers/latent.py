@@ -285,7 +285,7 @@ def _weights_bytes(folder: Path, dtype: torch.dtype | None) -> int:
             total += path.stat().st_size
             continue
         try:
-            with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            with safe_open(path, framework="pt") as file:
                 shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ModelError(

@@ -25,25 +25,12 @@ from addsr.errors import AddsrError, ConfigError, ModelError
 from addsr.models.files import load_weights
 from addsr.models.pipeline_files import find_variant
 from addsr.nets import tuples
-from addsr.nets.stablesr import (
-    CfwConfig,
-    EncoderConfig,
-    FeatureWrapping,
-    SftConfig,
-    SftLayers,
-    TimeAwareEncoder,
-)
 from addsr.pipelines import StableSRPipeline
-from addsr.pipelines.folder import CLASS, INDEX, load_parts
+from addsr.pipelines.folder import CLASS, INDEX, OURS, load_parts
 from addsr.pipelines.stablesr import PipelineConfig
 
 from .base import load_base, require_empty, stated_prediction
 
-_PARTS: dict[str, tuple[Any, Any]] = {
-    "encoder": (TimeAwareEncoder, EncoderConfig),
-    "sft": (SftLayers, SftConfig),
-    "cfw": (FeatureWrapping, CfwConfig),
-}
 _TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -120,7 +107,7 @@ def trained_part(folder: Path, name: str, average: bool) -> tuple[nn.Module, dic
     state, metadata = load_weights(path)
     if metadata.get("kind") != name:
         raise ModelError(f"{path}: holds weights of kind {metadata.get('kind')!r}, not {name!r}")
-    kind, shape = _PARTS[name]
+    kind, shape = OURS[name]
     try:
         net: nn.Module = kind(shape(**tuples(metadata["config"])))
         net.load_state_dict({k: v.float() for k, v in state.items()})
