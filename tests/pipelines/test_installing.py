@@ -372,5 +372,5 @@ def test_weights_of_another_shape_than_their_configuration_are_found(
     found = misfits(folder)
     assert [next(p for p in ("unet", "vae", "encoder", "sft", "cfw") if f"/{p}/" in line)
             for line in found] == ["unet", "encoder", "sft", "cfw"]  # fmt: skip
-    assert "no network can be built" in found[0] and "do not fit, such as" in found[1]
+    assert "config.json: cannot be read" in found[0] and "do not fit, such as" in found[1]
     assert "not a readable safetensors file" in found[3]
