@@ -134,7 +134,8 @@ def import_files(
 
     Files are recognised by their tensors, in any order: stablesr_*.ckpt (or the adapter's tensors
     alone), and vqgan_cfw_*.ckpt with it, without which fidelity is 0; or ram_swin_large_14m.pth and
-    DAPE.pth, the lists of tags beside them. Nothing in them is run.
+    DAPE.pth, the lists of tags beside them; or taesd_decoder, AddSR's tiny decoder. Nothing in them
+    is run.
 
     Parameters
     ----------
@@ -162,12 +163,18 @@ def import_files(
         Print the facts of the models as JSON.
     """
     talk.set_up()
+    from .pipelines import installing_tiny
     from .pipelines.installing import Wish
     from .pipelines.installing_ram import takes
 
     wish = Wish(variant, name, base, prediction, tile, unet, dtype, force)
     if takes(files):
         return _import_ram(files, wish, talk, json_summary)
+    if installing_tiny.takes_all(files):
+        with _stages(talk) as tell:
+            model = installing_tiny.install_tiny(files, wish, tell)
+        _tell_part(model, "AddSRPipeline(refine_decoder='tiny')", talk, json_summary)
+        return 0
     _need("diffusers")
     return _import(list(files), wish, talk, json_summary, is_download=False)
 
@@ -287,15 +294,24 @@ def _import_ram(files: Sequence[Path], wish: Wish, talk: Talk, json_summary: boo
 
     with _stages(talk) as tell:
         model = install_ram(plan_ram(files, wish), wish, tell)
+    _tell_part(model, f"addsr tag --model {model.name} PHOTO.jpg", talk, json_summary)
+    return 0
+
+
+def _tell_part(model: Installed, use: str, talk: Talk, json_summary: bool) -> None:
+    """What was imported and is no upscaler of its own, and what it is for."""
     if json_summary:
         say(json.dumps([model.to_dict()], indent=2))
     elif not talk.quiet:
         say(f"{model.name}: {model.licence}", sys.stderr)
-        say(f"{model.name}: imported to {model.folder} ({model.bytes / 1e9:.2f} GB)")
+        say(f"{model.name}: imported to {model.folder} ({_size(model.bytes)})")
         for source in model.sources:
             say(f"  {source.name}: {source.what}")
-        say(f"use it: addsr tag --model {model.name} PHOTO.jpg")
-    return 0
+        say(f"use it: {use}")
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
 
 
 @contextlib.contextmanager
@@ -396,7 +412,10 @@ def _damages(name: str, bar: Bar) -> list[str]:
         from .pipelines.tagger import misfits as misfits_of_tagger
 
         return misfits_of_tagger(model.folder)
-    from .pipelines.checking import misfits
+    if model.kind == "tiny-decoder":
+        from .pipelines.tiny import misfits
+    else:
+        from .pipelines.checking import misfits
 
     try:
         return misfits(model.folder)

@@ -78,6 +78,11 @@ def find_pipeline(name_or_path: str | Path) -> PipelineFolder | None:
     if name in MODELS:
         return None
     installed = find_installed(name)
+    if installed is not None and installed.kind == "tiny-decoder":
+        raise ModelError(
+            f"model: {name!r} is a tiny decoder and enlarges nothing alone; it serves AddSR's "
+            "pipelines"
+        )
     if installed is not None and installed.kind == "ram":
         raise ModelError(
             f"model: {name!r} names what is in pictures and enlarges none; it is for `addsr tag`"

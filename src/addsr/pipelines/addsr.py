@@ -10,7 +10,7 @@ from addsr.errors import OptionError
 
 from .config import check_share
 from .options import Options
-from .seesr import SeeSRPipeline
+from .seesr import RefineDecoder, SeeSRPipeline
 from .seesr_stages import Refinement
 from .stages import StepEnded
 
@@ -32,6 +32,13 @@ class AddSRPipeline(SeeSRPipeline):
             return RELEASED_PSR_WEIGHT if released_quirks else PSR_WEIGHT
         check_share("psr_weight", psr_weight)
         return psr_weight
+
+    def _check_decoder(self, refine_decoder: RefineDecoder) -> None:
+        if refine_decoder == "tiny" and self.tiny_decoder is None:
+            raise OptionError(
+                "refine_decoder: this pipeline has no tiny decoder; give tiny_decoder= (the "
+                "imported one: addsr.pipelines.tiny.find_tiny), or use 'full'"
+            )
 
     def _run(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from addsr.errors import ModelError, OptionError
 
+from .compiled import CompileMode
 from .config import PipelineConfig
 from .stages import LatentStages, StepEnded
 
@@ -73,8 +74,25 @@ class LatentPipeline(Generic[_Stages]):
 
         Raises:
             DependencyError: no device is given and this machine has none but the CPU.
+            OptionError: CUDA graphs are recorded, which `compile` was asked for.
         """
         self._stages.offload(device)
+
+    def compile(self, mode: CompileMode | None = "default") -> None:
+        """Has the networks compiled by torch.compile when they run next; None: no more.
+
+        Compiling takes a minute or more and changes results by rounding alone. Tiles have one
+        shape, so steps and further pictures bring nothing new; the VAE is compiled for the first
+        size of picture and once more for all others. What works in strips is not compiled.
+
+        Args:
+            mode: torch.compile's; "reduce-overhead" records CUDA graphs, which pays for few tiles
+                at a time.
+
+        Raises:
+            OptionError: a mode that is unknown, or CUDA graphs together with CPU offload.
+        """
+        self._stages.compile(mode)
 
     def _listener(
         self,

@@ -23,9 +23,11 @@ from addsr.image.color import ColorFix
 from addsr.image.kinds import Picture
 from addsr.nets.seesr import ControlledUnet
 from addsr.nets.seesr.image_attention import IMAGE_WIDTH, WIDTH
+from addsr.nets.tiny_decoder import TinyDecoder
 
 from .canvas import Canvas, make_canvas
-from .config import PipelineConfig
+from .compiled import CompileMode
+from .config import PipelineConfig, check_one_of
 from .latent import LatentPipeline, Progress, StepEnd
 from .options import Options, OutputType, Parts, check_options
 from .prompts import (
@@ -39,8 +41,11 @@ from .prompts import (
 from .results import PipelineOutput, Seeds, accept_all, finish, join, share_out
 from .seesr_stages import Refinement, SeeSRStages
 from .stages import StepEnded
+from .tiny import PART
 
 log = logging.getLogger(__name__)
+
+RefineDecoder = Literal["full", "tiny"]
 
 _T = TypeVar("_T", bound="SeeSRPipeline")
 
@@ -64,11 +69,13 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         tagger: Tagger | None = None,
         text_encoder: TextEncoder | None = None,
         config: PipelineConfig | None = None,
+        tiny_decoder: TinyDecoder | None = None,
     ) -> None:
         """Puts the parts together; the pipeline holds them from now on.
 
         Args:
             prompt_embeds: of the empty prompt, `(1, tokens, width)`.
+            tiny_decoder: for AddSR's `refine_decoder="tiny"`.
 
         Raises:
             ModelError: parts that do not fit each other.
@@ -86,7 +93,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
                 f"{shape['in_channels']}"
             )
         super().__init__(
-            SeeSRStages(unet, controlnet, vae),
+            SeeSRStages(unet, controlnet, vae, tiny_decoder),
             prompt_embeds,
             int(shape["cross_attention_dim"]),
             config or PipelineConfig(steps=self.steps, fidelity=0.0),
@@ -95,6 +102,11 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         if encoder.factor != self._stages.factor:
             raise ModelError(
                 f"controlnet: has {encoder.factor} pixels to a latent one, the VAE "
+                f"{self._stages.factor}"
+            )
+        if tiny_decoder is not None and tiny_decoder.factor != self._stages.factor:
+            raise ModelError(
+                f"tiny_decoder: has {tiny_decoder.factor} pixels to a latent one, the VAE "
                 f"{self._stages.factor}"
             )
         self.tagger, self.text_encoder = tagger, text_encoder
@@ -109,12 +121,16 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         *,
         tagger: Tagger | None = None,
         text_encoder: TextEncoder | None = None,
+        tiny_decoder: TinyDecoder | None = None,
         torch_dtype: torch.dtype | None = None,
         variant: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
     ) -> _T:
         """The pipeline in a folder written by `save_pretrained`, or in such a repository.
+
+        Args:
+            tiny_decoder: in place of the folder's own, if it has one.
 
         Raises:
             ModelError: the folder or one of its files is missing, damaged or of another kind.
@@ -125,6 +141,8 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
 
         folder = find_folder(path_or_id, revision, local_files_only)
         parts = load_parts(folder, torch_dtype, variant, cls.__name__)
+        if tiny_decoder is not None:
+            parts[PART] = tiny_decoder
         return cls(**parts, tagger=tagger, text_encoder=text_encoder)
 
     @classmethod
@@ -134,6 +152,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         base: str | Path,
         *,
         tagger: Tagger | None = None,
+        tiny_decoder: TinyDecoder | None = None,
         torch_dtype: torch.dtype | None = None,
         variant: str | None = None,
         local_files_only: bool = False,
@@ -153,7 +172,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
 
         home = find_folder(base, None, local_files_only)
         parts = assemble(Path(folder), home, base, torch_dtype, variant, local_files_only)
-        return cls(**parts, tagger=tagger)
+        return cls(**parts, tagger=tagger, tiny_decoder=tiny_decoder)
 
     def save_pretrained(self, folder: str | Path, *, variant: str | None = None) -> None:
         """Writes the networks and the empty prompt to `folder`, as safetensors.
@@ -174,6 +193,10 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         return self._stages.net
 
     @property
+    def tiny_decoder(self) -> TinyDecoder | None:
+        return self._stages.tiny
+
+    @property
     def components(self) -> dict[str, Any]:
         """The arguments that make this pipeline."""
         return {
@@ -183,6 +206,12 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             "text_encoder": self.text_encoder,
             "config": self.config,
         }
+
+    def compile(self, mode: CompileMode | None = "default") -> None:
+        super().compile(mode)
+        compile_tagger = getattr(self.tagger, "compile", None)  # one of the user's may have none
+        if compile_tagger is not None:
+            compile_tagger(mode)
 
     @property
     def parts(self) -> Parts:
@@ -207,6 +236,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         control_scale: float = 1.0,
         psr_weight: float | None = None,
         refresh_tokens: bool = True,
+        refine_decoder: RefineDecoder = "full",
         released_quirks: bool = False,
         tile: int | None = None,
         tile_overlap: int | None = None,
@@ -238,6 +268,8 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             control_scale: factor of all that the ControlNet adds.
             psr_weight: AddSR's share of the prediction in what the next step looks at; 0.5 if None.
             refresh_tokens: whether the tagger looks at that too.
+            refine_decoder: what shows AddSR its predictions between steps: "full" is the VAE,
+                "tiny" the tiny decoder, quicker and coarser. The last decoding is the VAE's.
             released_quirks: AddSR as its released program runs: a `psr_weight` of 0.4, and a
                 prompt that is too long loses its words of quality and not its last tags.
             tile: side of the sampler's tiles in pixels of the result; the model's own if None.
@@ -281,7 +313,9 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             guidance=guidance,
             output=output_type,
         )
+        check_one_of("refine_decoder", refine_decoder, ("full", "tiny"))
         weight = self._check(options, psr_weight, released_quirks)
+        self._check_decoder(refine_decoder)
         self._check_tokens(image_tokens)
         if not math.isfinite(control_scale) or control_scale < 0:
             raise OptionError(f"control_scale: {control_scale!r} is not possible; give 0 or more")
@@ -312,7 +346,9 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
                 )
                 own = self._with_context(options, self.text_encoder(words))
             embed = self.tagger.embed if self.tagger and refresh_tokens else None
-            refined = Refinement(weight, embed if image_tokens is None else None)
+            refined = Refinement(
+                weight, embed if image_tokens is None else None, refine_decoder == "tiny"
+            )
             z, canvas = self._sample(picture, rgb, tokens, own, control_scale, refined, seed, ended)
             if options.output == "latent":
                 results.append(z.cpu())
@@ -333,6 +369,16 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
                 "psr_weight: SeeSR does not refine itself; use AddSR, or leave it out"
             )
         return 0.0
+
+    def _check_decoder(self, refine_decoder: RefineDecoder) -> None:
+        """
+        Raises:
+            OptionError: there is nothing that the tiny decoder could show, or no such decoder.
+        """
+        if refine_decoder != "full":
+            raise OptionError(
+                "refine_decoder: SeeSR decodes nothing between steps; use AddSR, or leave it out"
+            )
 
     def _with_context(self, options: Options, context: Tensor) -> Options:
         """`options` with the prompt of one picture."""

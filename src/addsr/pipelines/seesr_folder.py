@@ -29,6 +29,7 @@ from addsr.nets.stablesr.backbones import rebuild
 
 from .config import PipelineConfig
 from .text import PromptEncoder
+from .tiny import PART, load_tiny, save_tiny
 
 if TYPE_CHECKING:
     from .seesr import SeeSRPipeline
@@ -65,6 +66,9 @@ def save_parts(pipe: SeeSRPipeline, folder: Path, variant: str | None) -> None:
     about = {"kind": _PROMPT, "config": {}}
     save_weights(folder / _PROMPT / name, {"prompt_embeds": pipe.prompt_embeds}, about)
     index[_PROMPT] = ["addsr", "Tensor"]
+    if pipe.tiny_decoder is not None:
+        save_tiny(pipe.tiny_decoder, folder / PART, variant)
+        index[PART] = ["addsr", "TinyDecoder"]
     write_json(folder / INDEX, index)
 
 
@@ -95,6 +99,8 @@ def load_parts(
     if "prompt_embeds" not in state:
         raise ModelError(f"{folder / _PROMPT}: holds no prompt_embeds; fetch the model again")
     parts["prompt_embeds"] = state["prompt_embeds"]
+    if PART in index:
+        parts[PART] = load_tiny(folder / PART, dtype=dtype, variant=variant)
     if found == name:
         known = {field.name for field in fields(PipelineConfig)}
         try:

@@ -18,9 +18,11 @@ from addsr.diffusion.addsr import (
 )
 from addsr.diffusion.ddpm import start_latent
 from addsr.nets.seesr import ConditionEncoder, ControlledUnet, encode_in_strips
+from addsr.nets.tiny_decoder import TinyDecoder, decode_in_strips
 
 from .options import Options
 from .stages import LatentStages, StepEnded
+from .tiny import PART
 from .walk import draw
 
 
@@ -32,14 +34,24 @@ class Refinement:
     """0 to 1; at 0 it does not."""
     embed: Callable[[Tensor], Tensor] | None = None
     """The tagger's tokens of a picture in [0, 1]; None: those of the input are kept."""
+    is_tiny: bool = False
+    """Whether the tiny decoder shows them; the last one is the VAE's in any case."""
 
 
 class SeeSRStages(LatentStages):
     """The networks, where they are and what they do."""
 
-    def __init__(self, unet: nn.Module, controlnet: nn.Module, vae: nn.Module) -> None:
-        super().__init__({"unet": unet, "controlnet": controlnet}, vae)
+    def __init__(
+        self,
+        unet: nn.Module,
+        controlnet: nn.Module,
+        vae: nn.Module,
+        tiny: TinyDecoder | None = None,
+    ) -> None:
+        nets = {"unet": unet, "controlnet": controlnet}
+        super().__init__(nets if tiny is None else {**nets, PART: tiny}, vae)
         self.net = ControlledUnet(unet, controlnet)
+        self.tiny = tiny
 
     def sample_few(
         self,
@@ -65,6 +77,8 @@ class SeeSRStages(LatentStages):
                 return predict(z, t, cue)
 
         def decode(z_0: Tensor) -> Tensor:
+            if refined.is_tiny:
+                return self.decode_tiny(z_0, options)
             return self.decode(z_0, (), options)
 
         def told(step: FewStep) -> Tensor:
@@ -116,6 +130,25 @@ class SeeSRStages(LatentStages):
                 on_step=told,
             )
 
+    def decode_tiny(self, z: Tensor, options: Options) -> Tensor:
+        """About what `decode` gives, by the tiny decoder.
+
+        Raises:
+            NotFiniteError, MemoryLimitError
+        """
+        tiny = self.tiny
+        assert tiny is not None, "options are checked before"
+        latent = z.to(self.device, self.dtype)
+        size = (latent.shape[-2] * self.factor, latent.shape[-1] * self.factor)
+        run = self._compiled("tiny", tiny.forward)
+        with self._working(PART):
+            x = self._in_strips(
+                size, options, lambda: run(latent), lambda n: decode_in_strips(tiny, latent, n)
+            )
+        x = x.cpu().float()
+        self._check(x, "tiny decoder")
+        return x
+
     def _start(self, z_lr: Tensor, options: Options, generator: torch.Generator | None) -> Tensor:
         noise = next(_noises(z_lr, generator))
         return start_latent(z_lr, noise, from_noise=options.from_noise)
@@ -128,6 +161,7 @@ class SeeSRStages(LatentStages):
         context = options.context.to(device, dtype)
         negative = None if options.negative is None else options.negative.to(device, dtype)
         kept: tuple[Cue, Tensor] | None = None
+        run = self._compiled("net", self.net.forward, has_one_shape=True)
 
         def predict(z: Tensor, t: Tensor, cue: Cue) -> Tensor:
             nonlocal kept
@@ -136,7 +170,7 @@ class SeeSRStages(LatentStages):
             tokens = cue.tokens.to(device, dtype)
 
             def model(z_t: Tensor, t: Tensor, seen: Tensor) -> Tensor:
-                return self.net(
+                return run(
                     z_t.to(dtype), t, context, tokens, seen, negative, options.guidance,
                     control_scale,
                 )  # fmt: skip
@@ -157,7 +191,8 @@ class SeeSRStages(LatentStages):
         def striped(pixels: int) -> Tensor:
             return encode_in_strips(encoder, x, pixels)
 
-        return self._in_strips(x.shape, options, lambda: self.net.encode(x), striped)
+        whole = self._compiled("condition", self.net.encode)
+        return self._in_strips(x.shape, options, lambda: whole(x), striped)
 
 
 def _noises(like: Tensor, generator: torch.Generator | None) -> Iterator[Tensor]:

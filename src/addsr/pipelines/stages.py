@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from addsr.diffusion.aggregate import TileSpec, aggregate
+from addsr.diffusion.aggregate import TileModel, TileSpec, aggregate
 from addsr.engines.memory import is_out_of_memory, release_memory
-from addsr.errors import DependencyError, MemoryLimitError, ModelError
+from addsr.errors import DependencyError, MemoryLimitError, ModelError, OptionError
 from addsr.nets.stablesr import (
     FeatureWrapping,
     GuidedUnet,
@@ -28,6 +28,7 @@ from addsr.nets.stablesr import (
 from addsr.nets.stablesr.cfw import Taps
 from addsr.nets.stablesr.strips import StripVae
 
+from .compiled import Compiled, CompileMode
 from .options import Options
 from .walk import Walk, draw
 
@@ -62,6 +63,7 @@ class LatentStages:
         self.is_offloading = False
         self._batch_limit: int | None = None  # after memory ran out once, for all that follows
         self._strip_limit: int | None = None
+        self._compiled = Compiled()
         for net in self.nets().values():
             net.eval().requires_grad_(False)
 
@@ -86,6 +88,7 @@ class LatentStages:
 
         Raises:
             DependencyError: no device is given and this machine has none but the CPU.
+            OptionError: CUDA graphs are recorded, which `compile` was asked for.
         """
         if device is None:
             accelerator = torch.accelerator.current_accelerator()
@@ -95,8 +98,31 @@ class LatentStages:
                     "enable_model_cpu_offload"
                 )
             device = accelerator
+        if self._compiled.has_graphs:
+            raise OptionError(
+                f"compile: {self._compiled.mode!r} records CUDA graphs, for which networks stay on "
+                "the device; compile with mode 'default', or leave out enable_model_cpu_offload"
+            )
         self.to("cpu")
         self.device, self.is_offloading = torch.device(device), True
+
+    def compile(self, mode: CompileMode | None) -> None:
+        """Has networks compiled at their next run; None: no more.
+
+        Raises:
+            OptionError: a mode that is unknown, or CUDA graphs together with CPU offload.
+        """
+        compiled = Compiled(mode)
+        if compiled.has_graphs and self.is_offloading:
+            raise OptionError(
+                f"mode: {mode!r} records CUDA graphs, for which networks stay on the device; use "
+                "'default', or leave out enable_model_cpu_offload"
+            )
+        self._compiled = compiled
+
+    @property
+    def compile_mode(self) -> CompileMode | None:
+        return self._compiled.mode
 
     def encode(
         self,
@@ -114,9 +140,8 @@ class LatentStages:
 
         def whole() -> tuple[Tensor, Taps]:
             if self._wrapped is not None:
-                return self._wrapped.encode(x)
-            vae: Any = self.vae
-            return vae.encode(x).latent_dist.parameters, ()
+                return self._compiled("encode", self._wrapped.encode)(x)
+            return self._compiled("encode", self._moments)(x), ()
 
         def striped(pixels: int) -> tuple[Tensor, Taps]:
             return StripVae(self.vae, self.cfw, pixels).encode(x, has_taps=has_taps)
@@ -145,9 +170,9 @@ class LatentStages:
         def whole() -> Tensor:
             if self._wrapped is not None:
                 near = tuple(tap.to(self.device) for tap in taps)
-                return self._wrapped.decode(latent, near, options.fidelity)
-            vae: Any = self.vae
-            return vae.decode(latent).sample
+                decode = self._compiled("decode", self._wrapped.decode)
+                return decode(latent, near, options.fidelity)
+            return self._compiled("decode", self._picture)(latent)
 
         def striped(pixels: int) -> Tensor:
             return StripVae(self.vae, self.cfw, pixels).decode(latent, taps, options.fidelity)
@@ -157,6 +182,15 @@ class LatentStages:
         x = x.cpu().float()
         self._check(x, "vae: decoding")
         return x
+
+    def _moments(self, x: Tensor) -> Tensor:
+        """Mean and logarithm of the variance of the latent."""
+        vae: Any = self.vae
+        return vae.quant_conv(vae.encoder(x))
+
+    def _picture(self, latent: Tensor) -> Tensor:
+        vae: Any = self.vae
+        return vae.decoder(vae.post_quant_conv(latent))
 
     def _predict(
         self,
@@ -169,8 +203,9 @@ class LatentStages:
         """The network output for the whole latent, with as many tiles at once as memory allows."""
         while True:
             batch = min(spec.batch, self._batch_limit or spec.batch)
+            steady = model if self.compile_mode is None else _in_two_shapes(model, len(z), batch)
             try:
-                return aggregate(model, z_lr, replace(spec, batch=batch))(z, t)
+                return aggregate(steady, z_lr, replace(spec, batch=batch))(z, t)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -243,6 +278,21 @@ class LatentStages:
                     net.to("cpu")
 
 
+def _in_two_shapes(model: TileModel, count: int, batch: int) -> TileModel:
+    """`model` for whole batches of `batch` times `count` latents and for `count` at a time.
+
+    What is left over goes one after the other, for each number of tiles would be compiled anew.
+    """
+
+    def run(tiles: Tensor, t: Tensor, seen: Tensor) -> Tensor:
+        if len(tiles) in (count, count * batch):
+            return model(tiles, t, seen)
+        parts = zip(tiles.split(count), t.split(count), seen.split(count), strict=True)
+        return torch.cat([model(*part) for part in parts])
+
+    return run
+
+
 class Stages(LatentStages):
     """StableSR's networks."""
 
@@ -274,8 +324,10 @@ class Stages(LatentStages):
         context = options.context.to(device, dtype)
         negative = None if options.negative is None else options.negative.to(device, dtype)
 
+        run = self._compiled("net", self.guided.forward, has_one_shape=True)
+
         def model(z_t: Tensor, t: Tensor, lr: Tensor) -> Tensor:
-            return self.guided(z_t.to(dtype), t, lr.to(dtype), context, negative, options.guidance)
+            return run(z_t.to(dtype), t, lr.to(dtype), context, negative, options.guidance)
 
         noise = draw(tuple(z_lr.shape), generator).to(device)
         z = walk.start(z_lr, noise, from_noise=options.from_noise).float()

@@ -18,6 +18,8 @@ from addsr.nets import tuples
 from addsr.nets.ram import HeadConfig, Ram, RamConfig, SwinConfig, prepare
 from addsr.nets.ram.inputs import Interpolation
 
+from .compiled import Compiled, CompileMode
+
 KIND = "ram"
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -51,6 +53,7 @@ class Tagger:
                 "they do not belong together"
             )
         self.net.eval()
+        self._compiled = Compiled()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -73,7 +76,7 @@ class Tagger:
         Raises:
             InputError: no batch of colour pictures.
         """
-        return self.net.embed(self._prepare(image, interpolation))
+        return self._embed(self._prepare(image, interpolation))
 
     @torch.no_grad()
     def __call__(self, image: Tensor, interpolation: Interpolation = "bilinear") -> Tagged:
@@ -84,8 +87,19 @@ class Tagger:
         Raises:
             InputError: no batch of colour pictures.
         """
-        output = self.net(self._prepare(image, interpolation))
-        return Tagged(output.embeds, self.tags.decode(output.logits))
+        embeds = self._embed(self._prepare(image, interpolation))
+        return Tagged(embeds, self.tags.decode(self.net.classify(embeds)))
+
+    def compile(self, mode: CompileMode | None = "default") -> None:
+        """Has the encoder compiled by torch.compile when it runs next; None: no more.
+
+        Raises:
+            OptionError: a mode that is unknown.
+        """
+        self._compiled = Compiled(mode)
+
+    def _embed(self, ready: Tensor) -> Tensor:
+        return self._compiled("tagger", self.net.embed, has_one_shape=True)(ready)
 
     def _prepare(self, image: Tensor, interpolation: Interpolation) -> Tensor:
         side = self.net.config.swin.side

@@ -1,0 +1,102 @@
+"""torch.compile for the networks of a pipeline, with CUDA graphs where they are wanted.
+
+What runs on tiles has the same shapes all along, over steps, timesteps and pictures; what runs on a
+whole picture is compiled for the first size it meets and then once more for any. diffusers'
+`compile_repeated_blocks` would compile less and leave the launches between the blocks, which are
+what a GPU waits for here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from addsr.errors import DependencyError, OptionError
+
+log = logging.getLogger(__name__)
+
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+GRAPH_MODES = ("reduce-overhead", "max-autotune")
+"""Those that record CUDA graphs: no launches, at the price of fixed places in memory."""
+
+
+class Compiled:
+    """Functions of networks through torch.compile, each made when it is first asked for."""
+
+    def __init__(self, mode: CompileMode | None = None) -> None:
+        """`mode` is torch.compile's; None leaves functions as they are.
+
+        Raises:
+            OptionError: a mode that is unknown.
+        """
+        if mode is not None and mode not in MODES:
+            raise OptionError(f"mode: {mode!r} is unknown; use one of {', '.join(MODES)}, or None")
+        self.mode: CompileMode | None = mode
+        self._made: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether weights have to stay where they are."""
+        return self.mode in GRAPH_MODES
+
+    def __call__(
+        self, name: str, function: Callable[..., Any], *, has_one_shape: bool = False
+    ) -> Callable[..., Any]:
+        """`function`, or what torch.compile made of the first one of that `name`.
+
+        Its results are its caller's own: no later run writes over them.
+
+        Args:
+            has_one_shape: compile for each shape anew; otherwise the second shape brings code for
+                all others.
+        """
+        if self.mode is None:
+            return function
+        if name not in self._made:
+            made = torch.compile(
+                function, mode=self.mode, dynamic=False if has_one_shape else None, fullgraph=True
+            )
+            self._made[name] = _told(_replayed(made) if self.has_graphs else made, function)
+        return self._made[name]
+
+
+def _replayed(made: Callable[..., Any]) -> Callable[..., Any]:
+    """`made` with results copied out of its graph's memory, which the next run overwrites."""
+
+    def run(*args: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return pytree.tree_map_only(Tensor, torch.clone, made(*args))
+
+    return run
+
+
+def _told(made: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """`made`, whose compiler may be missing: on a CPU it is one for C++, on a GPU Triton."""
+    is_over = False
+
+    def run(*args: Any) -> Any:
+        nonlocal is_over
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+        if is_over:
+            return plain(*args)
+        try:
+            return made(*args)
+        except FailOnRecompileLimitHit:
+            is_over = True
+            log.warning("compile: torch compiles no more shapes or types; going on without it")
+            return plain(*args)
+        except TorchDynamoException as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise DependencyError(
+                f"compile: torch.compile failed ({type(error).__name__}: {reason}); it needs a C++ "
+                "compiler on a CPU and Triton on a GPU; go on without it by compile(None)"
+            ) from error
+
+    return run
