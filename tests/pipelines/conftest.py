@@ -1,9 +1,11 @@
-"""A text encoder in miniature."""
+"""A text encoder and AddSR's networks in miniature."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,3 +47,39 @@ def text_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     CLIPTextModel(config).save_pretrained(folder / "text_encoder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_addsr() -> Callable[..., Any]:
+    """Makes a pipeline of random networks, the same ones every time: `make(kind, **parts)`."""
+
+    def make(kind: Any = None, **more: Any) -> Any:
+        from addsr.nets.seesr import SeeSRConfig, build_controlnet, build_unet
+        from addsr.nets.stablesr import VaeConfig, build_vae
+        from addsr.pipelines import AddSRPipeline
+        from addsr.pipelines.config import PipelineConfig
+
+        shape = SeeSRConfig(
+            widths=(32, 32),
+            blocks=1,
+            attention=(True, False),
+            heads=(2, 2),
+            context=24,
+            image_context=20,
+            condition_widths=(8, 8, 8),
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            parts: dict[str, Any] = {
+                "unet": build_unet(shape),
+                "controlnet": build_controlnet(shape),
+                "vae": build_vae(VaeConfig(widths=(32, 32, 32), blocks=1)),
+                "prompt_embeds": torch.randn(1, 5, 24),
+                "config": PipelineConfig(tile=32, steps=4, fidelity=0.0),
+            }
+            for parameter in parts["controlnet"].parameters():
+                if not parameter.any():  # zeros of initialisation
+                    torch.nn.init.normal_(parameter, std=0.1)
+        return (kind or AddSRPipeline)(**{**parts, **more})
+
+    return make
