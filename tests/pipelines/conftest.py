@@ -60,10 +60,10 @@ def make_addsr() -> Callable[..., Any]:
         from addsr.pipelines.config import PipelineConfig
 
         shape = SeeSRConfig(
-            widths=(32, 32),
+            widths=(32,),
             blocks=1,
-            attention=(True, False),
-            heads=(2, 2),
+            attention=(True,),
+            heads=(2,),
             context=24,
             image_context=20,
             condition_widths=(8, 8, 8),
@@ -73,7 +73,7 @@ def make_addsr() -> Callable[..., Any]:
             parts: dict[str, Any] = {
                 "unet": build_unet(shape),
                 "controlnet": build_controlnet(shape),
-                "vae": build_vae(VaeConfig(widths=(32, 32, 32), blocks=1)),
+                "vae": build_vae(VaeConfig(widths=(32,) * 3, blocks=1)),
                 "prompt_embeds": torch.randn(1, 5, 24),
                 "config": PipelineConfig(tile=32, steps=4, fidelity=0.0),
             }

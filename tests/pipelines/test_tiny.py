@@ -178,9 +178,7 @@ def test_files_that_are_no_single_decoder_are_refused(taesd: Path, tmp_path: Pat
         read_published_tiny(tmp_path / "other.pth")
 
 
-def test_numbers_that_half_precision_cannot_hold_are_refused(
-    taesd: Path, home: Path
-) -> None:
+def test_numbers_that_half_precision_cannot_hold_are_refused(taesd: Path, home: Path) -> None:
     state = torch.load(taesd, weights_only=True)
     state["1.bias"][0] = 1e6
     torch.save(state, taesd)
