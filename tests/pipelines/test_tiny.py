@@ -64,9 +64,11 @@ def test_predictions_between_steps_go_through_it_and_the_result_does_not(
     for name, method in (("tiny", "decode_tiny"), ("full", "decode")):
         plain = getattr(stages, method)
 
-        def watch(z: Tensor, *rest: Any, name: str = name, plain: Any = plain) -> Tensor:
+        def watch(
+            z: Tensor, *rest: Any, name: str = name, plain: Any = plain, **more: Any
+        ) -> Tensor:
             seen[name].append(z)
-            return plain(z, *rest)
+            return plain(z, *rest, **more)
 
         monkeypatch.setattr(stages, method, watch)
     got = run(pipe, num_inference_steps=3, refine_decoder="tiny")

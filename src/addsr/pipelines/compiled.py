@@ -1,9 +1,9 @@
 """torch.compile for the networks of a pipeline, with CUDA graphs where they are wanted.
 
 What runs on tiles has the same shapes all along, over steps, timesteps and pictures; what runs on a
-whole picture is compiled for the first size it meets, then for any square, and then for any. diffusers'
-`compile_repeated_blocks` would compile less and leave the launches between the blocks, which are
-what a GPU waits for here.
+whole picture is compiled for the first size it meets, then for any square, and then for any size.
+diffusers' `compile_repeated_blocks` would compile less and leave the launches between the blocks,
+which are what a GPU waits for here.
 """
 
 from __future__ import annotations

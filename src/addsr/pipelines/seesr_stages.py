@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -76,10 +77,16 @@ class SeeSRStages(LatentStages):
             with self._working("unet", "controlnet"):
                 return predict(z, t, cue)
 
+        height, width = first.picture.shape[-2:]
+        # a picture that the VAE takes whole has room on the device, and need not travel
+        stays = not self.is_offloading and height * width <= (options.strip_pixels or math.inf)
+        if stays:
+            first = replace(first, picture=first.picture.to(self.device))
+
         def decode(z_0: Tensor) -> Tensor:
             if refined.is_tiny:
-                return self.decode_tiny(z_0, options)
-            return self.decode(z_0, (), options)
+                return self.decode_tiny(z_0, options, stays=stays)
+            return self.decode(z_0, (), options, stays=stays)
 
         def told(step: FewStep) -> Tensor:
             tensors = {"latents": step.z_0, "image_latents": z_lr, "model_output": step.eps}
@@ -130,7 +137,7 @@ class SeeSRStages(LatentStages):
                 on_step=told,
             )
 
-    def decode_tiny(self, z: Tensor, options: Options) -> Tensor:
+    def decode_tiny(self, z: Tensor, options: Options, *, stays: bool = False) -> Tensor:
         """About what `decode` gives, by the tiny decoder.
 
         Raises:
@@ -145,7 +152,7 @@ class SeeSRStages(LatentStages):
             x = self._in_strips(
                 size, options, lambda: run(latent), lambda n: decode_in_strips(tiny, latent, n)
             )
-        x = x.cpu().float()
+        x = x.to(self.device if stays else "cpu").float()
         self._check(x, "tiny decoder")
         return x
 

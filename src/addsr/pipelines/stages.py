@@ -158,8 +158,8 @@ class LatentStages:
             kept = tuple(tap.cpu() for tap in kept)
         return mean * self._scaling, kept
 
-    def decode(self, z: Tensor, taps: Taps, options: Options) -> Tensor:
-        """The restored canvas, float32 on the CPU, in about [-1, 1].
+    def decode(self, z: Tensor, taps: Taps, options: Options, *, stays: bool = False) -> Tensor:
+        """The restored canvas, float32, in about [-1, 1]: on the CPU, or where it was made.
 
         Raises:
             NotFiniteError, MemoryLimitError
@@ -179,7 +179,7 @@ class LatentStages:
 
         with self._working("vae", "cfw"):
             x = self._in_strips(size, options, whole, striped)
-        x = x.cpu().float()
+        x = x.to(self.device if stays else "cpu").float()
         self._check(x, "vae: decoding")
         return x
 
