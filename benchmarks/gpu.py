@@ -1,19 +1,20 @@
-"""Seconds and peak memory of full-size StableSR on a GPU, with random weights.
+"""Seconds and peak memory of full-size StableSR, AddSR and SeeSR on a GPU, with random weights.
 
-    python benchmarks/gpu.py --minutes 9
+    python benchmarks/gpu.py --minutes 9 [--only addsr,seesr]
 
-builds the pipeline on the device (no weights file is read or written) and measures outputs of 512,
-1024 and 2048 px at 4 and 200 steps in bf16 and fp16, then variants. It writes docs/gpu.json after
-every row and makes docs/benchmarks.md of it; `--render-only` does the last alone. When --minutes
-are over it stops and says what was not run. What would take too long is measured on fewer steps,
-and then marked as extrapolated.
+builds the pipelines on the device (no weights file is read or written) and measures outputs of 512
+and 2048 px, StableSR's of 1024 px too, in bf16 and fp16: StableSR at 4 and 200 steps, AddSR at 1, 2
+and 4, SeeSR at 50; then variants (memory layout, torch.compile, CUDA graphs, tiny decoder) and each
+model's parts. It writes docs/gpu.json after every row and makes docs/benchmarks.md of it;
+`--render-only` does the last alone. When --minutes are over it stops and says what was not run.
+What would take too long is measured on fewer steps, and then marked as extrapolated.
 
 Random weights cost what trained ones do, and give no pictures. It needs addsr's core and diffusers,
-and nothing of the command line. On a machine that has torch, transformers and accelerate but
-reaches no package index, two wheels are enough: `pip download --no-deps diffusers
-importlib_metadata` elsewhere, `pip install --no-index --no-deps --target SITE *.whl` there, then
-`PYTHONPATH=src:SITE` (tried with diffusers 0.42.1, importlib_metadata 10.2.0, transformers 5.17 and
-torch 2.11). `--tiny --device cpu` tries the script out.
+and nothing of the command line; AddSR and SeeSR need transformers too. On a machine that has torch,
+transformers and accelerate but reaches no package index, two wheels are enough: `pip download
+--no-deps diffusers importlib_metadata` elsewhere, `pip install --no-index --no-deps --target SITE
+*.whl` there, then `PYTHONPATH=src:SITE` (tried with diffusers 0.42.1, importlib_metadata 10.2.0,
+transformers 5.17 and torch 2.11). `--tiny --device cpu` tries the script out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import argparse
 import gc
 import itertools
 import json
-import os
 import statistics
 import sys
 import time
@@ -32,114 +32,53 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_cases import SIZES, STEPS, VARIANTS, Case, model_steps, ordered
+from gpu_data import add, facts, is_same, take_over, write
+from gpu_models import Timed, as_model, build, count, parts_of, work_of
 from gpu_page import render
-from torch import Tensor, nn
+from torch import Tensor
 
-import addsr
 from addsr.diffusion.aggregate import tile_starts
 from addsr.errors import AddsrError, OptionError
-from addsr.nets.stablesr import (
-    CfwConfig,
-    EncoderConfig,
-    FeatureWrapping,
-    SftConfig,
-    SftLayers,
-    TimeAwareEncoder,
-    UnetConfig,
-    VaeConfig,
-    build_unet,
-    build_vae,
-)
-from addsr.pipelines.stablesr import PipelineConfig, StableSRPipeline
 
 DOCS = Path(__file__).parent.parent / "docs"
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "channels-last": {},
-    "compile": {},
-    "compile-channels-last": {},
-    "tile-batch-1": {"tile_batch": 1},
-    "tile-batch-16": {"tile_batch": 16},
-    "vae-whole": {"vae_tile": None},
-}
-"""What differs from the pipeline as it is; arguments of the call, where it is one."""
 REPEATED = 8
 """Up to so many steps a row is the median of several runs."""
 COMPILING_SECONDS = 120
 """Without so much time left nothing is compiled any more."""
+PART_RUNS = 20
+WORDS = ("tagger", "text_encoder")
+"""What finds words for a picture: attributes of AddSR's and SeeSR's pipelines."""
 _VARIANT = "_benchmark_variant"
 """Attribute of a pipeline that says what it was made into."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """One row of the table."""
-
-    size: int
-    dtype: str
-    steps: int
-    variant: str = "plain"
-
-
-def build(device: str, dtype: torch.dtype, *, is_tiny: bool) -> StableSRPipeline:
-    """The pipeline with fresh weights, made where it will run and in the type it will run in."""
-    shapes: dict[str, Any] = {"unet": None, "encoder": None, "sft": None, "vae": None, "cfw": None}
-    context, config = 1024, PipelineConfig()
-    if is_tiny:
-        widths, context = (32, 64), 24
-        shapes = {
-            "unet": UnetConfig(
-                widths=widths, blocks=1, attention=(True, False), head_channels=16, context=context
-            ),
-            "encoder": EncoderConfig(
-                widths=widths, blocks=1, attention=(True, False), time_channels=32, features=32
-            ),
-            "sft": SftConfig(widths=widths, blocks=1, features=32, hidden=16),
-            "vae": VaeConfig(widths=(32, 32, 32), blocks=1),
-            "cfw": CfwConfig(widths=(32,), growth=8),
-        }
-        config = PipelineConfig(tile=32, steps=2)
-    before = torch.get_default_dtype()
-    torch.manual_seed(0)
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            return StableSRPipeline(
-                unet=build_unet(shapes["unet"]),
-                encoder=TimeAwareEncoder(shapes["encoder"]),
-                sft=SftLayers(shapes["sft"]),
-                vae=build_vae(shapes["vae"]),
-                cfw=FeatureWrapping(shapes["cfw"]),
-                prompt_embeds=torch.randn(1, 77, context),
-                config=config,
-            )
-    finally:
-        torch.set_default_dtype(before)
-
-
-def set_variant(pipe: StableSRPipeline, variant: str) -> None:
-    """Memory format and compilation as `variant` says; the others' are undone.
+def set_variant(pipe: Any, name: str) -> None:
+    """Memory format and compilation as the variant `name` says; the others' are undone.
 
     What is compiled stays so from size to size of one variant: compiling takes minutes.
     """
-    if getattr(pipe, _VARIANT, "plain") == variant:
+    wanted = (VARIANTS[name].is_channels_last, VARIANTS[name].compiled)
+    if getattr(pipe, _VARIANT, (False, None)) == wanted:
         return
-    setattr(pipe, _VARIANT, "")  # should the rest fail
-    layout = torch.channels_last if "channels-last" in variant else torch.contiguous_format
-    for net in nets(pipe):
-        net.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
-    if vars(pipe.guided).pop("forward", None) is not None:
+    setattr(pipe, _VARIANT, ())  # should the rest fail
+    pipe.to(torch.channels_last if wanted[0] else torch.contiguous_format)
+    if wanted[1] is not None:
         torch.compiler.reset()  # what was compiled for another setting counts against a limit
-    if "compile" in variant:
-        forward = pipe.guided.forward
-        vars(pipe.guided)["forward"] = torch.compile(forward, dynamic=False)
-    setattr(pipe, _VARIANT, variant)
+    pipe.compile(wanted[1])
+    setattr(pipe, _VARIANT, wanted)
 
 
-def nets(pipe: StableSRPipeline) -> list[nn.Module]:
-    """Its networks."""
-    return [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+@dataclass(frozen=True)
+class Run:
+    """One call, in seconds."""
+
+    seconds: float
+    gaps: list[float]
+    """From each step's end to the next one's."""
+    words: dict[str, float]
+    """Of what finds words, within `seconds`."""
 
 
 class Bench:
@@ -149,13 +88,15 @@ class Bench:
         self.args = args
         self.device = torch.device(args.device)
         self.end = time.monotonic() + 60 * args.minutes
-        self.pipe: StableSRPipeline | None = None
-        self.dtype = ""
-        self.warm: set[tuple[int, str, str]] = set()
-        self.per_tile: dict[str, float] = {}
-        """Seconds of a tile in a step, by number type: what longer cases are foretold from."""
-        self.per_pixel: dict[str, float] = {}
-        """Seconds of everything but the steps, by number type."""
+        self.pipe: Any = None
+        self.held = ("", "")
+        """Model and number type of `pipe`."""
+        self.warm: set[tuple[Any, ...]] = set()
+        self.per_tile: dict[tuple[str, str], float] = {}
+        """Seconds of a tile in a step, by model and number type: what longer cases are foretold
+        from."""
+        self.per_pixel: dict[tuple[str, str], float] = {}
+        """Seconds of everything but the steps, likewise."""
 
     def left(self) -> float:
         return self.end - time.monotonic()
@@ -183,60 +124,120 @@ class Bench:
     def _affordable(self, case: Case) -> int:
         """How many steps of `case` fit in the time that is left; 0: none."""
         steps = case.steps
-        if case.size >= self.args.shorten_from:
+        if case.size >= self.args.shorten_from and case.model != "addsr":
             steps = min(steps, self.args.measured_steps)
-        reserve = COMPILING_SECONDS if "compile" in case.variant and not self.args.tiny else 0
+        reserve = COMPILING_SECONDS if case.is_compiled and not self.args.tiny else 0
         if self.left() <= reserve:
             return 0
-        second = self.per_tile.get(case.dtype, 0.0) * self._tiles(case.size)
+        key = (case.model, case.dtype)
+        second = self.per_tile.get(key, 0.0) * self._tiles(case.size)
         if not second:
             return steps
         # twice, and one step more: the first run of a setting comes before the one that counts
-        around = 2 * self.per_pixel.get(case.dtype, 0.0) * case.size**2
+        around = 2 * self.per_pixel.get(key, 0.0) * case.size**2
         fitting = int((self.left() - around) / second) - 1
         if fitting >= steps:
             return steps
+        if case.model == "addsr":  # its steps are not alike, so fewer tell nothing of all
+            return 0
         return fitting if fitting >= min(steps, 2) else 0
 
     def _tiles(self, size: int) -> int:
         side = 32 if self.args.tiny else 512
         return len(tile_starts(size, min(side, size), side // 2)) ** 2
 
-    def _pipe(self, case: Case) -> StableSRPipeline:
-        if self.pipe is None or self.dtype != case.dtype:
-            self.pipe = None  # not two of them at once
-            gc.collect()
-            self.pipe = build(str(self.device), DTYPES[case.dtype], is_tiny=self.args.tiny)
-            self.dtype, self.warm = case.dtype, set()
+    def _pipe(self, case: Case) -> Any:
+        if self.held != (case.model, case.dtype):
+            self._build(case.model, case.dtype)
         set_variant(self.pipe, case.variant)
         return self.pipe
 
+    def _build(self, model: str, dtype: str) -> None:
+        before, self.warm = self.pipe, set()
+        is_same = self.held[1] == dtype and "stablesr" not in (self.held[0], model)
+        self.pipe = None  # not two of them at once
+        if is_same and before is not None:
+            set_variant(before, "plain")
+            self.pipe = as_model(model, before)
+        else:
+            del before
+            gc.collect()
+            new = build(model, str(self.device), DTYPES[dtype], is_tiny=self.args.tiny)
+            self.pipe = as_model(model, new)
+            for name in WORDS if model != "stablesr" else ():
+                setattr(self.pipe, name, Timed(getattr(self.pipe, name), self._wait))
+        self.held = (model, dtype)
+
+    def _call(self, case: Case) -> dict[str, Any]:
+        """Arguments besides picture, steps and seed."""
+        options: dict[str, Any] = dict(VARIANTS[case.variant].call)
+        if case.model == "seesr":
+            options["negative_prompt"] = "noise"
+        return options
+
+    @torch.no_grad()
+    def parts(self, case: Case) -> dict[str, Any]:
+        """Seconds of each part of the model in `case`'s variant, run alone and again and again."""
+        row: dict[str, Any] = asdict(case)
+        reserve = COMPILING_SECONDS if case.is_compiled and not self.args.tiny else 0
+        if self.left() <= reserve:
+            return row | {"not_run": "the time was over"}
+        try:
+            pipe = self._pipe(case)
+            found: dict[str, float] = {}
+            for name, run in parts_of(case.model, pipe, case.size).items():
+                if self.left() <= 0:
+                    break
+                found[name] = self._again(run)
+            return row | {"parts": found}
+        except Exception as error:  # as in `measure`
+            reason = (str(error).strip().splitlines() or [""])[0]
+            return row | {"not_run": f"failed: {type(error).__name__}: {reason[:200]}"}
+
+    def _again(self, run: Callable[[], Any]) -> float:
+        """The median of some runs in a row, after three that are not counted."""
+        runs = 2 if self.args.tiny else PART_RUNS
+        for _ in range(3):
+            run()
+        seconds: list[float] = []
+        for _ in range(runs):
+            self._wait()
+            started = time.perf_counter()
+            run()
+            self._wait()
+            seconds.append(time.perf_counter() - started)
+        return statistics.median(seconds)
+
     def _run(self, case: Case, steps: int) -> dict[str, Any]:
-        pipe, options = self._pipe(case), VARIANTS[case.variant]
+        pipe, options = self._pipe(case), self._call(case)
         generator = torch.Generator().manual_seed(0)
         lr = torch.rand(1, 3, case.size // 4, case.size // 4, generator=generator)
         found: dict[str, Any] = {"measured_steps": steps}
-        setting = (case.size, case.dtype, case.variant)
+        setting = (case.model, case.size, case.dtype, case.variant)
         if setting not in self.warm:
-            found["first_run_seconds"] = self._time(pipe, lr, 1, options)[0]
+            # two of AddSR's steps: the second one looks at the first
+            first = min(steps, 2) if case.model == "addsr" else 1
+            found["first_run_seconds"] = self._time(pipe, lr, first, options).seconds
             self.warm.add(setting)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         repeats = self.args.repeats if steps <= REPEATED else 1
-        runs: list[tuple[float, list[float]]] = []
+        runs: list[Run] = []
         for _ in range(repeats):
             runs.append(self._time(pipe, lr, steps, options))
             if self.left() <= 0:
                 break
-        seconds = statistics.median(total for total, _ in runs)
-        gaps = [gap for _, some in runs for gap in some]
+        seconds = statistics.median(run.seconds for run in runs)
+        gaps = [gap for run in runs for gap in run.gaps]
+        for name in runs[0].words:
+            found[f"{name}_seconds"] = statistics.median(run.words[name] for run in runs)
         if gaps:
             found["seconds_per_step"] = statistics.median(gaps)
             if case.variant == "plain":
                 per_tile = found["seconds_per_step"] / self._tiles(case.size)
-                self.per_tile[case.dtype] = per_tile
+                self.per_tile[case.model, case.dtype] = per_tile
                 around = max(seconds - steps * found["seconds_per_step"], 0.0)
-                self.per_pixel[case.dtype] = around / case.size**2
+                self.per_pixel[case.model, case.dtype] = around / case.size**2
         if steps < case.steps:
             if not gaps:
                 return {"not_run": "the time was over"}
@@ -247,16 +248,17 @@ class Bench:
             found["reserved_bytes"] = torch.cuda.max_memory_reserved()
         return found
 
-    def _time(
-        self, pipe: StableSRPipeline, lr: Tensor, steps: int, options: dict[str, Any]
-    ) -> tuple[float, list[float]]:
-        """Seconds of a whole call, and from each step's end to the next one's."""
+    def _time(self, pipe: Any, lr: Tensor, steps: int, options: dict[str, Any]) -> Run:
+        """A whole call."""
         ends: list[float] = []
 
         def ended(_pipe: object, _step: int, _t: float, _tensors: dict[str, Any]) -> None:
             self._wait()
             ends.append(time.perf_counter())
 
+        words = {k: v for k in WORDS if isinstance(v := getattr(pipe, k, None), Timed)}
+        for one in words.values():
+            one.seconds = 0.0
         self._wait()
         started = time.perf_counter()
         pipe(
@@ -264,55 +266,13 @@ class Bench:
             callback_on_step_end=ended, **options,
         )  # fmt: skip
         self._wait()
+        seconds = time.perf_counter() - started
         gaps = [b - a for a, b in itertools.pairwise(ends)]
-        return time.perf_counter() - started, gaps
+        return Run(seconds, gaps, {k: one.seconds for k, one in words.items()})
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-
-
-def cases(args: argparse.Namespace) -> list[Case]:
-    """All rows, the most wanted first: few steps, many steps, variants, those compiled last."""
-    plain = [Case(s, d, n) for n in args.steps for d in args.dtypes for s in args.sizes]
-    plain.sort(key=lambda case: (args.dtypes.index(case.dtype), case.steps, case.size))
-    least, first = min(args.steps), args.dtypes[0]
-    side = 32 if args.tiny else 512
-    others: list[Case] = []
-    for size in args.sizes:
-        for variant in args.variants:
-            only_large = variant.startswith("tile-batch") or variant == "vae-whole"
-            if variant != "plain" and not (only_large and size <= side):
-                others.append(Case(size, first, least, variant))
-    # compiled once for all sizes, so these go variant by variant
-    others.sort(key=lambda c: args.variants.index(c.variant) + 1 if "compile" in c.variant else 0)
-    return plain + others
-
-
-def facts(device: str, *, is_tiny: bool) -> dict[str, Any]:
-    """What the figures depend on."""
-    import diffusers
-
-    found: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        "diffusers": diffusers.__version__,
-        "addsr": addsr.__version__,
-        "is_tiny": is_tiny,
-    }
-    if device.startswith("cuda"):
-        found["memory_bytes"] = torch.cuda.get_device_properties(device).total_memory
-    return found
-
-
-def write(path: Path, text: str) -> None:
-    """Writes `path` by way of a temporary file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def listed(text: str, known: Sequence[str], name: str) -> list[str]:
@@ -343,8 +303,9 @@ def whole(text: str, name: str, allowed: Callable[[int], bool], what: str) -> li
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--sizes", default="512,1024,2048", help="sides of the outputs")
-    parser.add_argument("--steps", default="4,200")
+    parser.add_argument("--only", default=",".join(STEPS), help="some of the models, by commas")
+    parser.add_argument("--sizes", default="", help="sides of the outputs, in place of each one's")
+    parser.add_argument("--steps", default="", help="in place of each model's own numbers")
     parser.add_argument("--dtypes", default="bf16,fp16", help=f"some of {','.join(DTYPES)}")
     parser.add_argument("--variants", default="all", help=f"all or some of {','.join(VARIANTS)}")
     parser.add_argument("--minutes", type=float, default=9.0, help="limit of the whole run")
@@ -354,31 +315,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny networks, to try the script")
     parser.add_argument("--docs", type=Path, default=DOCS)
+    parser.add_argument("--add", type=Path, help="take over figures of this gpu.json and no more")
     parser.add_argument("--render-only", action="store_true", help="the page from the JSON alone")
     args = parser.parse_args(argv)
     data = args.docs / "gpu.json"
     try:
+        args.only = listed(args.only, list(STEPS), "only")
+        args.only.sort(key=list(STEPS).index)
         args.dtypes = listed(args.dtypes, list(DTYPES), "dtypes")
         names = list(VARIANTS)
         args.variants = (
             names if args.variants == "all" else listed(args.variants, names, "variants")
         )
-        args.sizes = whole(
-            args.sizes, "sizes", lambda n: n >= 32 and n % 32 == 0, "multiples of 32"
-        )
-        args.steps = whole(args.steps, "steps", lambda n: 1 <= n <= 1000, "numbers from 1 to 1000")
+        if args.sizes:
+            args.sizes = whole(
+                args.sizes, "sizes", lambda n: n >= 32 and n % 32 == 0, "multiples of 32"
+            )
+        if args.steps:
+            args.steps = whole(
+                args.steps, "steps", lambda n: 1 <= n <= 1000, "numbers from 1 to 1000"
+            )
         if (
             args.device.startswith("cuda")
             and not torch.cuda.is_available()
-            and not args.render_only
+            and not (args.render_only or args.add)
         ):
             raise OptionError("device: torch sees no CUDA device here; give --device cpu --tiny")
+        if args.add and not args.add.is_file():
+            raise OptionError(f"add: {args.add} is not there; give the gpu.json of another run")
         if args.render_only and not data.is_file():
             raise OptionError(f"docs: {data} is not there; measure first, or give its folder")
     except OptionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if not args.render_only:
+    if args.add:
+        add(data, args.add)
+    elif not args.render_only:
         measure_all(args, data)
     write(args.docs / "benchmarks.md", render(json.loads(data.read_text(encoding="utf-8"))))
     return 0
@@ -388,19 +360,40 @@ def measure_all(args: argparse.Namespace, data: Path) -> None:
     """Measures every case and keeps the JSON file up to date; other devices' figures stay, and
     those of the full size when the script is tried out.
     """
-    machine: dict[str, Any] = {**facts(args.device, is_tiny=args.tiny), "rows": []}
+    machine: dict[str, Any] = {
+        **facts(args.device, is_tiny=args.tiny), "rows": [], "parts": [], "counted": {}
+    }  # fmt: skip
     runs: list[dict[str, Any]] = []
     if data.is_file():
         runs = json.loads(data.read_text(encoding="utf-8"))["runs"]
-    same = ("device", "is_tiny")
-    runs = [run for run in runs if any(run[k] != machine[k] for k in same)] + [machine]
-    bench = Bench(args)
-    for case in cases(args):
-        row = bench.measure(case)
-        machine["rows"].append(row)
+    todo = ordered(args)
+    take_over(machine, runs, todo)
+    runs = [run for run in runs if not is_same(run, machine)] + [machine]
+    bench, counted = Bench(args), set[str]()
+    for kind, case in todo:
+        if case.model not in counted and bench.left() > 0:
+            machine["counted"] |= counts(args, case.model)
+            counted.add(case.model)
+        row = bench.measure(case) if kind == "rows" else bench.parts(case)
+        machine[kind].append(row)
         write(data, json.dumps({"runs": runs}, indent=1) + "\n")
-        told = row.get("not_run") or f"{row['seconds']:.2f} s"
+        told = row.get("not_run") or (f"{row['seconds']:.3f} s" if kind == "rows" else "parts")
         print(f"{case}: {told}", file=sys.stderr, flush=True)
+
+
+def counts(args: argparse.Namespace, model: str) -> dict[str, Any]:
+    """Operations of each part and of each number of steps, by model and size."""
+    found: dict[str, Any] = {}
+    tile = 32 if args.tiny else 512
+    for size in args.sizes or SIZES[model]:
+        parts = count(model, size, is_tiny=args.tiny)
+        whole_runs: dict[str, float] = {}
+        for steps in model_steps(args, model):
+            for is_tiny in (False, True) if model == "addsr" else (False,):
+                work = work_of(model, size, steps, tile, is_tiny_decoder=is_tiny)
+                whole_runs[f"{steps}{' tiny' if is_tiny else ''}"] = work.flops(parts)
+        found[f"{model} {size}"] = {"parts": parts, "runs": whole_runs}
+    return found
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import sys
 import time
@@ -14,6 +15,9 @@ import pytest
 import torch
 
 pytest.importorskip("diffusers", reason="the diffusion extra is not installed")
+EMPTY: dict[str, Any] = {
+    "rows": [], "parts": [], "counted": {}, "torch": "1", "diffusers": "1", "addsr": "1"
+}  # fmt: skip
 ROOT = Path(__file__).parents[1]
 
 
@@ -24,7 +28,7 @@ def gpu() -> Iterator[Any]:
         yield importlib.import_module("gpu")
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
-        for name in ("gpu", "gpu_page"):
+        for name in ("gpu", "gpu_cases", "gpu_data", "gpu_models", "gpu_page"):
             sys.modules.pop(name, None)
 
 
@@ -33,7 +37,7 @@ def options(docs: Path, **changes: str) -> list[str]:
         "sizes": "32,64", "steps": "2,9", "dtypes": "fp32",
         "variants": "channels-last,tile-batch-1",
         "repeats": "1", "shorten-from": "64", "measured-steps": "2", "device": "cpu",
-        "docs": str(docs), **changes,
+        "only": "stablesr", "docs": str(docs), **changes,
     }  # fmt: skip
     return ["--tiny", *(word for name, value in chosen.items() for word in (f"--{name}", value))]
 
@@ -61,8 +65,8 @@ def test_every_case_becomes_a_row_and_the_page_comes_from_the_json(
 
 
 def test_when_the_time_is_over_the_rest_is_named(gpu: Any, tmp_path: Path) -> None:
-    other = {"device": "another card", "is_tiny": False, "rows": [], "torch": "1", "diffusers": "1"}
-    (tmp_path / "gpu.json").write_text(json.dumps({"runs": [other | {"addsr": "1"}]}))
+    other = {"device": "another card", "is_tiny": False, **EMPTY}
+    (tmp_path / "gpu.json").write_text(json.dumps({"runs": [other]}))
     assert gpu.main(options(tmp_path, minutes="0")) == 0
     kept, run = json.loads((tmp_path / "gpu.json").read_text())["runs"]
     assert kept["device"] == "another card"
@@ -76,13 +80,16 @@ def test_fewer_steps_are_measured_where_all_would_take_too_long(gpu: Any) -> Non
     )
     bench = gpu.Bench(args)
     assert bench._affordable(gpu.Case(512, "bf16", 200)) == 200  # nothing is known yet
-    bench.per_tile["bf16"] = 1.0
+    bench.per_tile["stablesr", "bf16"] = bench.per_tile["addsr", "bf16"] = 1.0
     bench.end = time.monotonic() + 60.5
     assert bench._affordable(gpu.Case(512, "bf16", 200)) == 59
     assert bench._affordable(gpu.Case(1024, "bf16", 200)) == 5
     assert bench._affordable(gpu.Case(2048, "bf16", 4)) == 0
     assert bench._affordable(gpu.Case(512, "bf16", 4, "compile")) == 0
-    bench.per_pixel["bf16"] = 10 / 512**2  # 20 s go into what is not a step
+    assert bench._affordable(gpu.Case(512, "bf16", 4, "plain", "addsr")) == 4
+    # AddSR's steps are not alike, so that none can stand for others
+    assert bench._affordable(gpu.Case(2048, "bf16", 4, "plain", "addsr")) == 0
+    bench.per_pixel["stablesr", "bf16"] = 10 / 512**2  # 20 s go into what is not a step
     assert bench._affordable(gpu.Case(512, "bf16", 200)) == 39
     bench.end = time.monotonic() - 1
     assert bench._affordable(gpu.Case(512, "bf16", 1)) == 0
@@ -105,46 +112,130 @@ def test_a_case_that_fails_does_not_cost_the_others(
     assert [row.get("not_run") for row in rows] == [None, "failed: RuntimeError: no such kernel"]
 
 
-def test_variants_are_undone(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # the compiler itself takes seconds to load
-    resets: list[bool] = []
-    monkeypatch.setattr(gpu.torch, "compile", lambda function, dynamic: lambda *a: function(*a))
-    monkeypatch.setattr(gpu.torch.compiler, "reset", lambda: resets.append(True))
-    pipe = gpu.build("cpu", torch.bfloat16, is_tiny=True)
+def test_addsr_and_seesr_are_measured_with_their_parts(gpu: Any, tmp_path: Path) -> None:
+    chosen = options(tmp_path, sizes="32", steps="1,3", variants="tiny-decoder", only="seesr,addsr")
+    assert gpu.main(chosen) == 0
+    (run,) = json.loads((tmp_path / "gpu.json").read_text())["runs"]
+    rows = {(r["model"], r["steps"], r["variant"]): r for r in run["rows"]}
+    assert list(rows) == [
+        ("addsr", 1, "plain"), ("addsr", 3, "plain"), ("seesr", 1, "plain"),
+        ("seesr", 3, "plain"), ("addsr", 3, "tiny-decoder"),
+    ]  # fmt: skip
+    for row in rows.values():
+        assert 0 < row["tagger_seconds"] + row["text_encoder_seconds"] < row["seconds"]
+    (parts,) = run["parts"]
+    counted = run["counted"]["addsr 32"]
+    assert parts["parts"].keys() == counted["parts"].keys() >= {"network", "tiny decoder"}
+    whole = counted["parts"]["U-Net alone"] + counted["parts"]["ControlNet alone"]
+    assert counted["parts"]["network"] == pytest.approx(whole)
+    # three networks, three maps, three decodings, three looks, and once each all else
+    one = counted["parts"]
+    wanted = 3 * (one["network"] + one["map of the picture"] + one["VAE decoder"])
+    wanted += one["VAE encoder"] + 3 * one["tagger, tokens"] + one["tagger, tags"]
+    assert counted["runs"]["3"] == pytest.approx(wanted + one["text encoder"])
+    less = 2 * (one["VAE decoder"] - one["tiny decoder"])
+    assert counted["runs"]["3 tiny"] == pytest.approx(counted["runs"]["3"] - less)
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert "| 32x32 | fp32 | plain | 3 steps, " in page and "3 steps, tiny decoder, " in page
+    assert "| without words |" in page and "| tagger, tokens |" in page
+
+
+def test_what_was_aimed_at_is_judged_by_the_best_row_without_words(gpu: Any) -> None:
+    page = importlib.import_module("gpu_page")
+    row = {
+        "model": "addsr", "size": 512, "dtype": "bf16", "steps": 1, "variant": "plain",
+        "seconds": 0.04, "tagger_seconds": 0.008, "text_encoder_seconds": 0.002,
+    }  # fmt: skip
+    told = page._aims([row, row | {"variant": "graphs", "seconds": 0.034}])
+    assert "1 step at 512 px in 25 ms without words: reached, 24.0 ms (bf16, graphs; 34.0" in told
+    assert "not reached, 30.0 ms" in page._aims([row])
+    assert page._aims([row | {"size": 2048}, row | {"not_run": "x", "seconds": None}][:1]) == ""
+
+
+def test_rows_of_two_runs_come_together(gpu: Any, tmp_path: Path) -> None:
+    def data(*rows: dict[str, Any]) -> str:
+        run = {"device": "card", "is_tiny": False, "torch": "1", "addsr": "1", "diffusers": "1"}
+        whole = {**run, "rows": list(rows), "parts": [], "counted": {rows[0]["dtype"]: {}}}
+        return json.dumps({"runs": [whole]})
+
+    def row(dtype: str, **more: Any) -> dict[str, Any]:
+        case = {"size": 512, "steps": 4, "variant": "plain", "model": "addsr", "dtype": dtype}
+        return {**case, "measured_steps": 4, "seconds": 1.0, **more}
+
+    other = tmp_path / "other.json"
+    (tmp_path / "gpu.json").write_text(data(row("bf16"), row("fp32", not_run="time")))
+    other.write_text(data(row("fp16"), row("bf16", seconds=9.0), row("fp32")))
+    assert gpu.main(["--add", str(other), "--docs", str(tmp_path), "--device", "cuda"]) == 0
+    (run,) = json.loads((tmp_path / "gpu.json").read_text())["runs"]
+    assert {(r["dtype"], r["seconds"], r.get("not_run")) for r in run["rows"]} == {
+        ("bf16", 1.0, None), ("fp16", 1.0, None), ("fp32", 1.0, None)
+    }  # fmt: skip
+    assert set(run["counted"]) == {"bf16", "fp16"}
+    assert gpu.main(["--add", str(tmp_path / "gone"), "--docs", str(tmp_path)]) == 2
+
+
+def test_a_second_run_keeps_what_it_does_not_measure(gpu: Any, tmp_path: Path) -> None:
+    for dtype in ("fp32", "bf16"):
+        assert gpu.main(options(tmp_path, minutes="0", sizes="32", dtypes=dtype)) == 0
+    (run,) = json.loads((tmp_path / "gpu.json").read_text())["runs"]
+    kept = {(row["dtype"], row["variant"]) for row in run["rows"]}
+    assert kept == {(d, v) for d in ("fp32", "bf16") for v in ("plain", "channels-last")}
+    assert len(run["rows"]) == 6
+
+
+def test_variants_are_undone(gpu: Any) -> None:
+    pipe = gpu.build("stablesr", "cpu", torch.bfloat16, is_tiny=True)
     assert all(p.dtype == torch.bfloat16 for p in pipe.unet.parameters())
     gpu.set_variant(pipe, "compile-channels-last")
     weight = pipe.unet.conv_in.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert "forward" in vars(pipe.guided)
+    assert pipe._stages.compile_mode == "default"
+    gpu.set_variant(pipe, "graphs-channels-last")
+    assert pipe._stages.compile_mode == "reduce-overhead"
     gpu.set_variant(pipe, "plain")
-    assert weight.is_contiguous() and "forward" not in vars(pipe.guided)
-    assert resets == [True]
+    assert weight.is_contiguous() and pipe._stages.compile_mode is None
 
 
-def test_what_is_compiled_is_kept_for_the_other_sizes(
+def test_what_is_compiled_is_kept_for_other_sizes_and_steps(
     gpu: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled: list[bool] = []
-    monkeypatch.setattr(gpu.torch, "compile", lambda f, dynamic: compiled.append(True) or f)
-    monkeypatch.setattr(gpu.torch.compiler, "reset", lambda: None)
-    names = ["plain", "compile", "tile-batch-1", "compile-channels-last"]
+    names = list(gpu.VARIANTS)
     args = gpu.argparse.Namespace(
-        sizes=[512, 1024], steps=[4], dtypes=["bf16"], variants=names, tiny=False
-    )
-    order = [(c.variant, c.size) for c in gpu.cases(args) if "compile" in c.variant]
-    assert order == [
-        ("compile", 512), ("compile", 1024),
-        ("compile-channels-last", 512), ("compile-channels-last", 1024),
+        sizes=[512, 1024], steps=[1, 4], dtypes=["bf16"], variants=names, tiny=False,
+        only=["addsr", "stablesr"],
+    )  # fmt: skip
+    compiled = [c for kind, c in gpu.ordered(args) if kind == "rows" and c.is_compiled]
+    settings = [(c.model, c.variant) for c in compiled]
+    changes = sum(a != b for a, b in itertools.pairwise(settings))
+    assert changes == len(set(settings)) - 1  # no setting comes twice
+    resets: list[bool] = []
+    monkeypatch.setattr(gpu.torch.compiler, "reset", lambda: resets.append(True))
+    pipe = gpu.build("addsr", "cpu", torch.float32, is_tiny=True)
+    for case in compiled:
+        if case.model == "addsr":
+            gpu.set_variant(pipe, case.variant)
+    # CUDA graphs with and without the tiny decoder are of one compilation
+    assert len(resets) == 4
+
+
+def test_parts_are_timed_where_their_code_is_there_already(gpu: Any) -> None:
+    args = gpu.argparse.Namespace(
+        sizes=[512], steps=[1], dtypes=["bf16"], variants=list(gpu.VARIANTS), tiny=False,
+        only=["addsr", "seesr"],
+    )  # fmt: skip
+    todo = gpu.ordered(args)
+    parts = [k for k, (kind, _) in enumerate(todo) if kind == "parts"]
+    assert [todo[k][1].variant for k in parts] == [
+        "plain", "channels-last", "graphs-channels-last", "compile-channels-last"
     ]  # fmt: skip
-    pipe = gpu.build("cpu", torch.float32, is_tiny=True)
-    for variant, _ in order:
-        gpu.set_variant(pipe, variant)
-    assert len(compiled) == 2
+    for k in parts:
+        before, case = todo[k - 1][1], todo[k][1]
+        assert (before.model, before.variant) == (case.model, case.variant) and case.steps == 0
 
 
 def test_trying_it_out_leaves_the_figures_of_the_full_size(gpu: Any, tmp_path: Path) -> None:
-    full = {"device": "cpu", "is_tiny": False, "rows": [], "torch": "1", "diffusers": "1"}
-    (tmp_path / "gpu.json").write_text(json.dumps({"runs": [full | {"addsr": "1"}]}))
+    full = {"device": "cpu", "is_tiny": False, **EMPTY}
+    (tmp_path / "gpu.json").write_text(json.dumps({"runs": [full]}))
     for _ in range(2):
         assert gpu.main(options(tmp_path, minutes="0")) == 0
     runs = json.loads((tmp_path / "gpu.json").read_text())["runs"]
@@ -158,7 +249,7 @@ def test_a_page_without_figures_is_refused(gpu: Any, tmp_path: Path, capsys: Any
 
 @pytest.mark.slow
 def test_the_full_size_is_the_published_one(gpu: Any) -> None:
-    pipe = gpu.build("meta", torch.float16, is_tiny=False)
+    pipe = gpu.build("stablesr", "meta", torch.float16, is_tiny=False)
     counts = {k: sum(p.numel() for p in n.parameters()) for k, n in pipe.networks.items()}
     assert counts == {
         "unet": 865_910_724,
@@ -167,6 +258,17 @@ def test_the_full_size_is_the_published_one(gpu: Any) -> None:
         "vae": 83_653_863,
         "cfw": 44_393_728,
     }
+    pipe = gpu.build("addsr", "meta", torch.float16, is_tiny=False)
+    nets = {**pipe.networks, "tagger": pipe.tagger.net, "text": pipe.text_encoder.net}
+    counts = {k: sum(p.numel() for p in n.parameters()) for k, n in nets.items()}
+    assert counts == {
+        "unet": 1_126_760_324,
+        "controlnet": 489_031_440,
+        "tiny_decoder": 1_222_531,
+        "vae": 83_653_863,
+        "tagger": 212_117_045,
+        "text": 340_387_840,
+    }
 
 
 @pytest.mark.parametrize(
@@ -174,6 +276,7 @@ def test_the_full_size_is_the_published_one(gpu: Any) -> None:
     [
         ({"dtypes": "fp8"}, "dtypes: 'fp8' must be some of fp16"),
         ({"variants": "fast"}, "variants: 'fast' must be some of plain"),
+        ({"only": "sinsr"}, "only: 'sinsr' must be some of addsr, seesr, stablesr"),
         ({"sizes": "500"}, "sizes: '500' must be multiples of 32"),
         ({"steps": "0"}, "steps: '0' must be numbers from 1 to 1000"),
     ],

@@ -35,13 +35,13 @@ if [[ -e $out ]]; then
 fi
 mkdir -p "$out/docs" "$out/logs" || exit 1
 export PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
-device=cuda train=$(awk "BEGIN { print $total / 60 * 11 / 26 }") changes=() gpu=() score=(--workers 12)
+device=cuda train=$(awk "BEGIN { print $total / 60 * 11 / 26 }") changes=() gpu=(--only stablesr) score=(--workers 12)
 if [[ -n ${TINY:-} ]]; then
   device=cpu train=$(awk "BEGIN { print $total / 60 * 3 / 26 }")
   changes=(--set run.batch=2 --set run.precision=fp32 --set run.compile=false --set data.crop_px=64
     --set data.pool=4 --set 'net.widths=[32, 32, 32]' --set 'net.depths=[1, 1, 1]'
     --set 'net.decoder_widths=[32, 32, 32]' --set net.context_channels=16 --set net.guide_channels=32)
-  gpu=(--tiny --sizes 32,64 --steps 1,9 --dtypes bf16 --variants channels-last --repeats 1)
+  gpu+=(--tiny --sizes 32,64 --steps 1,9 --dtypes bf16 --variants channels-last --repeats 1)
   score=(--limit 1 --steps 1,2)
 elif (($(python3 -c 'import torch; print(torch.cuda.device_count())') < 2)); then
   echo "this takes two GPUs; with one, call training/run-time-aware.sh and the benchmarks by hand" >&2

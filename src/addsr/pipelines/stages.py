@@ -76,11 +76,13 @@ class LatentStages:
         nets = {**self._nets, "vae": self.vae}
         return nets if self.cfw is None else {**nets, "cfw": self.cfw}
 
-    def to(self, where: str | torch.device | torch.dtype) -> None:
-        """Moves all networks to a device, which ends offload, or to a dtype."""
+    def to(self, where: str | torch.device | torch.dtype | torch.memory_format) -> None:
+        """Moves all networks to a device, which ends offload, to a dtype or a memory format."""
+        is_format = isinstance(where, torch.memory_format)
+        options: Any = {"memory_format": where} if is_format else {}
         for net in self.nets().values():
-            net.to(where)
-        if not isinstance(where, torch.dtype):
+            net.to(**options) if is_format else net.to(where)
+        if not isinstance(where, (torch.dtype, torch.memory_format)):
             self.device, self.is_offloading = torch.device(where), False
 
     def offload(self, device: str | torch.device | None) -> None:
