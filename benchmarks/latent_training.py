@@ -69,7 +69,9 @@ class Setting:
     """Memory that torch is held to; 0: all."""
 
 
-def write_folders(folder: Path, only: Sequence[str], *, is_tiny: bool) -> None:
+def write_folders(
+    folder: Path, only: Sequence[str], device: torch.device, *, is_tiny: bool
+) -> None:
     """The base, with the shapes of Stable Diffusion 2.1, and SeeSR's networks, of random numbers.
 
     3.8 GB, and 3.2 GB as fp16; what is there already stays.
@@ -89,7 +91,8 @@ def write_folders(folder: Path, only: Sequence[str], *, is_tiny: bool) -> None:
         builds += [(seesr / "unet", build_seesr_unet), (seesr / "controlnet", build_controlnet)]
     for place, build in builds:
         if not place.is_dir():
-            net: Any = build()
+            with device:  # drawing so many numbers takes a CPU minutes
+                net: Any = build()
             net = net.half() if place.parent == seesr else net
             net.save_pretrained(place)
     prompt = base / "empty_prompt" / "diffusion_pytorch_model.safetensors"
@@ -138,9 +141,10 @@ def _value(text: str) -> Any:
 def measure(
     one: Setting, folder: Path, device: torch.device, passes: int, *, is_tiny: bool
 ) -> dict[str, Any]:
-    """The row of a setting: `passes` passes after a third as many to warm up, or why there are none.
+    """The row of a setting: figures of `passes` passes, or why there are none.
 
-    A pass is what one batch takes; with `accumulate` so many of them make a step.
+    A third as many come before, to warm up. A pass is what one batch takes; with `accumulate` so
+    many of them make a step.
     """
     row: dict[str, Any] = asdict(one)
     is_cuda = device.type == "cuda"
@@ -247,9 +251,7 @@ def render(data: dict[str, Any]) -> str:
         lines.append("|---|---|---:|---|---|---|---:|---:|---:|---:|---|")
         for row in run["rows"]:
             batch = f"{row['batch']}" + (f" x {row['accumulate']}" if row["accumulate"] > 1 else "")
-            also = row["optim"] or (
-                f"latents used {row['reuse']} times" if row["reuse"] > 1 else ""
-            )
+            also = f"latents used {row['reuse']} times" if row["reuse"] > 1 else row["optim"]
             held = f"{row['budget_gb']} GB" if row["budget_gb"] else ""
             cells = [
                 row["task"], row["precision"], batch, "yes" if row["checkpointing"] else "no",
@@ -323,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     # what cuDNN tries needs memory of its own, which says nothing of the training
     torch.backends.cudnn.benchmark = not options.budgets
-    write_folders(options.folder, options.only, is_tiny=options.tiny)
+    write_folders(options.folder, options.only, device, is_tiny=options.tiny)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     run: dict[str, Any] = {
         "device": name, "torch": torch.__version__, "is_tiny": options.tiny, "rows": []
