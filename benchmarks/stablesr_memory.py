@@ -1,4 +1,4 @@
-"""How many numbers StableSR's networks hold at once, per pixel: the constants of the memory plan.
+"""How many numbers the pipelines' networks hold at once, per pixel: for the memory plan.
 
     python benchmarks/stablesr_memory.py [--cpu]
 
@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from addsr.nets.seesr import ControlledUnet, build_controlnet
+from addsr.nets.seesr import build_unet as build_controlled_unet
 from addsr.nets.stablesr import (
     FeatureWrapping,
     GuidedUnet,
@@ -106,6 +108,7 @@ def count() -> None:
             lambda z=z, t=t, context=context: guided(z, t, z, context), batch * side**2, UNET_WIDTH
         )
         print(f"U-Net, {batch} tiles of {side}: {found:.2f} per latent pixel and width")
+    count_controlled(peak, known)
     x, z = empty(1, 3, SIDE, SIDE), empty(1, 4, SIDE // 8, SIDE // 8)
     taps = (empty(1, 256, SIDE // 2, SIDE // 2), empty(1, 512, SIDE // 4, SIDE // 4))
     middle = made["vae"].decoder.mid_block
@@ -130,6 +133,32 @@ def count() -> None:
             found.append(peak(run, SIDE**2, VAE_WIDTH))
         strip = (found[0] - found[1]) / (1 / 4 - 1 / 16)
         print(f"VAE in strips, {name}: {strip:.2f} of the strip, {found[0] - strip / 4:.2f} of all")
+
+
+def count_controlled(peak: Callable[..., float], known: set[int]) -> None:
+    """Prints the same for SeeSR's two networks, the map that the ControlNet sees included."""
+    with torch.device("meta"):
+        net = ControlledUnet(build_controlled_unet(), build_controlnet())
+    known |= {t.untyped_storage()._cdata for t in net.parameters()}
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, device="meta")
+
+    side = 64
+    for batch, negative in ((1, None), (4, None), (1, empty(1, 77, 1024))):
+        z, seen = empty(batch, 4, side, side), empty(batch, UNET_WIDTH, side, side)
+        found = peak(
+            lambda b=batch, z=z, seen=seen, n=negative: net(
+                z, empty(b), empty(1, 77, 1024), empty(1, 145, 512), seen, n, 5.5, 1.0
+            ),
+            batch * side**2,
+            UNET_WIDTH,
+        )
+        told = "" if negative is None else ", guided"
+        print(f"U-Net with ControlNet, {batch} tiles{told}: {found:.2f} per latent pixel and width")
+    x = empty(1, 3, SIDE, SIDE)
+    found = peak(lambda: net.encode(x), SIDE**2, UNET_WIDTH)
+    print(f"ControlNet's map of a picture, whole: {found:.3f} per pixel and width of the U-Net")
 
 
 def measure() -> None:

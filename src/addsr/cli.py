@@ -68,6 +68,8 @@ def upscale(
     device: str | None = None,
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None,
     tile: str = "auto",
+    prompt: str = "",
+    negative_prompt: str | None = None,
     json_summary: Annotated[bool, Parameter(name="--json", negative="")] = False,
     talk: Talk = USUAL_TALK,
 ) -> int:
@@ -82,13 +84,14 @@ def upscale(
     output
         A file for one picture, a folder for several; without it NAME_x4.SUFFIX beside each input.
     model
-        compact, the name of an imported model such as stablesr or stablesr-turbo, or the path of a
-        weights file or of a pipeline's folder. [env: ADDSR_MODEL]
+        compact, the name of an imported model such as addsr, seesr, stablesr or stablesr-turbo, or
+        the path of a weights file or of a pipeline's folder; addsr-1 and addsr-2 are addsr in so
+        many steps. [env: ADDSR_MODEL]
     scale
         Factor from 1 to 8.
     steps
-        Sampling steps: 1, 2 or 4 for compact, any number up to 1000 for stablesr, 1 or 4 for
-        stablesr-turbo. [default: the model's own]
+        Sampling steps: 1, 2 or 4 for compact, 1 to 4 for addsr, any number up to 1000 for seesr and
+        stablesr, 1 or 4 for stablesr-turbo. [default: the model's own]
     fidelity
         From 0 (invents more) to 1 (stays with the input). [default: the model's own]
     color
@@ -102,6 +105,10 @@ def upscale(
     tile
         Side of a tile, or auto: in input pixels for compact; for stablesr in pixels of the result,
         a multiple of 64, and auto is the size it was trained with.
+    prompt
+        Words about the picture, beside those that a prompt extractor finds: for addsr and seesr.
+    negative_prompt
+        Words to be led away from: for seesr. [default: the model's own]
     json_summary
         Print a summary as JSON on standard output.
     """
@@ -123,7 +130,8 @@ def upscale(
     bar = Bar("upscaling", shown=not talk.quiet)
     with Upscaler(
         model, scale=scale, steps=steps, fidelity=fidelity, color=color, seed=seed,
-        device=device, dtype=dtype, tile=side, progress=bar.update,
+        device=device, dtype=dtype, tile=side, prompt=prompt, negative_prompt=negative_prompt,
+        progress=bar.update,
     ) as up:  # fmt: skip
         if folder is not None:
             make_folder(folder)

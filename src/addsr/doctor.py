@@ -126,13 +126,13 @@ def _used() -> dict[str, str]:
 def _model_used(name: str) -> tuple[str, bool]:
     """The model's name with what is wrong with it, and whether it works in a latent space."""
     from .models.hub import find_pipeline
-    from .models.published import PUBLISHED
+    from .models.published_folders import EVERY
     from .models.registry import MODELS
 
     try:
         is_latent = find_pipeline(name) is not None
     except AddsrError as error:
-        return f"{name} ({'not installed' if name in PUBLISHED else error})", True
+        return f"{name} ({'not installed' if name in EVERY else error})", True
     known = name in MODELS or is_latent or os.path.isfile(name)
     return name if known else f"{name} (no such file)", is_latent
 

@@ -16,6 +16,7 @@ from .terminal import FAILED, USUAL_TALK, Bar, Talk, printable, say
 
 if TYPE_CHECKING:
     from .models.published import Published
+    from .models.published_folders import PublishedFolder
     from .models.store import Installed
     from .pipelines.installing import Plan, Stage, Wish
 
@@ -75,7 +76,7 @@ def pull(
     Parameters
     ----------
     name
-        stablesr, stablesr-768, stablesr-turbo or stablesr-face.
+        stablesr, stablesr-768, stablesr-turbo, stablesr-face, seesr or seesr-turbo.
     accept_licence
         Accept the licence that is shown; without it you are asked.
     dtype
@@ -89,10 +90,14 @@ def pull(
     """
     talk.set_up()
     from .models.placing import check_free, check_space
-    from .models.published import find_published
+    from .models.published_folders import PublishedFolder, find_every
 
-    model = find_published(name)
+    model = find_every(name)
     check_free(name, force)
+    if isinstance(model, PublishedFolder):
+        if prediction is not None:
+            raise OptionError(f"--prediction: {prediction!r} is not for {name}; leave it out")
+        return _pull_folder(model, accept_licence, dtype, force, talk, json_summary)
     _show_licence(model)
     if model.is_non_commercial and not accept_licence:
         _ask("Accept this licence?", "--accept-licence")
@@ -132,18 +137,20 @@ def import_files(
 ) -> int:
     """Import published checkpoints that lie on this machine.
 
-    Files are recognised by their tensors, in any order: stablesr_*.ckpt (or the adapter's tensors
-    alone), and vqgan_cfw_*.ckpt with it, without which fidelity is 0; or ram_swin_large_14m.pth and
-    DAPE.pth, the lists of tags beside them; or taesd_decoder, AddSR's tiny decoder. Nothing in them
-    is run.
+    A folder with unet and controlnet is SeeSR's or AddSR's, which takes the rest from a Stable
+    Diffusion 2. Files are recognised by their tensors, in any order: stablesr_*.ckpt (or the
+    adapter's tensors alone), and vqgan_cfw_*.ckpt with it, without which fidelity is 0; or
+    ram_swin_large_14m.pth and DAPE.pth, the lists of tags beside them; or taesd_decoder, AddSR's
+    tiny decoder. Nothing in them is run.
 
     Parameters
     ----------
     files
-        Files as published, or the same tensors as safetensors.
+        Files as published, or the same tensors as safetensors; or one folder.
     variant
         Which model it is, where neither name nor content of the file tells: stablesr,
-        stablesr-768, stablesr-turbo or stablesr-face.
+        stablesr-768, stablesr-turbo or stablesr-face; seesr, addsr, or seesr-turbo, which is seesr
+        over the base SD-Turbo.
     name
         How --model will call it. [default: the published name]
     base
@@ -163,11 +170,14 @@ def import_files(
         Print the facts of the models as JSON.
     """
     talk.set_up()
+    from .models import published_folders
     from .pipelines import installing_tiny
     from .pipelines.installing import Wish
     from .pipelines.installing_ram import takes
 
     wish = Wish(variant, name, base, prediction, tile, unet, dtype, force)
+    if published_folders.takes(files):
+        return _import_folder(files, wish, talk, json_summary, is_download=False)
     if takes(files):
         return _import_ram(files, wish, talk, json_summary)
     if installing_tiny.takes_all(files):
@@ -289,6 +299,63 @@ def _import(
     return 0
 
 
+def _pull_folder(
+    model: PublishedFolder,
+    accept_licence: bool,
+    dtype: Literal["fp16", "fp32"],
+    force: bool,
+    talk: Talk,
+    json_summary: bool,
+) -> int:
+    from .models.download import download_folder
+    from .models.placing import check_space
+    from .pipelines.installing import Wish
+
+    _show_licence(model)
+    if model.is_non_commercial and not accept_licence:
+        _ask("Accept this licence?", "--accept-licence")
+    for package in ("diffusers", "transformers"):
+        _need(package)
+    check_space(int(model.stored_gb * 1e9 * (2 if dtype == "fp32" else 1)))
+    if talk.quiet:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
+    elif model.mirrors:
+        say(f"getting unet and controlnet from {model.mirrors[0]}", sys.stderr)
+    folder = download_folder(model)
+    wish = Wish(variant=model.name, dtype=dtype, force=force)
+    return _import_folder([folder], wish, talk, json_summary, is_download=True)
+
+
+def _import_folder(
+    files: Sequence[Path], wish: Wish, talk: Talk, json_summary: bool, *, is_download: bool
+) -> int:
+    from .models.store import find_tagger
+    from .pipelines.installing_seesr import install_seesr, plan_seesr
+
+    for package in ("diffusers", "transformers"):
+        _need(package)
+    with _stages(talk) as tell:
+        plan = plan_seesr(files, wish)
+        if is_download:
+            for path in plan.weights:
+                _check_stated(path, tell)
+        else:
+            _show_licence(plan.model)
+        model = install_seesr(plan, wish, tell)
+    if json_summary:
+        say(json.dumps([model.to_dict()], indent=2))
+    elif not talk.quiet:
+        _tell_imported(model, plan.model)
+        if find_tagger() is None:
+            say(
+                "no prompt extractor is imported, so it will see no tags: get RAM and DAPE and "
+                "`addsr models import ram_swin_large_14m.pth DAPE.pth`"
+            )
+    return 0
+
+
 def _import_ram(files: Sequence[Path], wish: Wish, talk: Talk, json_summary: bool) -> int:
     from .pipelines.installing_ram import install_ram, plan_ram
 
@@ -342,7 +409,25 @@ def _check_download(plan: Plan) -> None:
             )
 
 
-def _tell_imported(model: Installed, published: Published) -> None:
+def _check_stated(path: Path, tell: Stage) -> None:
+    """Refuses a download that differs from the sha256 that the hub stated for it."""
+    from .models.download import stated_sha256
+    from .models.placing import measure
+
+    stated = stated_sha256(path)
+    if stated is None:
+        return
+    found = measure(
+        path, lambda done, total: tell(f"checking {path.name} (MB)", done >> 20, total >> 20)
+    )
+    if found.sha256 != stated:
+        raise ModelError(
+            f"{path}: is damaged (sha256 {found.sha256}, the hub states {stated}); delete it and "
+            "pull again"
+        )
+
+
+def _tell_imported(model: Installed, published: Published | PublishedFolder) -> None:
     say(f"{model.name}: imported to {model.folder} ({model.bytes / 1e9:.2f} GB)")
     for source in model.sources:
         say(f"  {source.name}: {source.what}")
@@ -353,7 +438,7 @@ def _tell_imported(model: Installed, published: Published) -> None:
     say(f"use it: addsr upscale --model {model.name} IN.jpg")
 
 
-def _show_licence(model: Published) -> None:
+def _show_licence(model: Published | PublishedFolder) -> None:
     """On standard error, so that JSON stays alone on the other one."""
     say(f"{model.name}: {model.full_licence}", sys.stderr)
     if model.is_non_commercial:
@@ -383,7 +468,9 @@ def _need(package: str) -> None:
     from importlib.util import find_spec
 
     if find_spec(package) is None:
-        raise DependencyError(f"StableSR needs {package}: pip install 'addsr[diffusion]'")
+        raise DependencyError(
+            f"models over Stable Diffusion need {package}: pip install 'addsr[diffusion]'"
+        )
 
 
 def _damages(name: str, bar: Bar) -> list[str]:

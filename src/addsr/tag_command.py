@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("addsr")
 
-_USUAL = ("dape", "ram")
-"""Names of imported extractors that are looked for, the one made for spoilt pictures first."""
-
 
 def tag(
     photos: Annotated[list[Path], Parameter(name="PHOTO", negative="", show_default=False)],
@@ -132,13 +129,13 @@ def _find(model: str | None) -> Path:
     Raises:
         ModelError: there is none; or what is called so is of another kind.
     """
-    from .models.store import find_installed
+    from .models.store import find_installed, find_tagger
 
-    for name in _USUAL if model is None else (model,):
-        installed = find_installed(name)
-        if installed is not None and installed.kind == "ram":
+    installed = find_tagger() if model is None else find_installed(model)
+    if installed is not None:
+        if installed.kind == "ram":
             return installed.folder
-        if installed is not None and model is not None:
+        if model is not None:
             raise ModelError(
                 f"model: {model!r} is of kind {installed.kind!r} and tags no pictures; give an "
                 "imported prompt extractor, or leave it out"

@@ -18,7 +18,7 @@ from .image.color import ColorFix
 from .image.io import check_output, read_size, write_image
 from .image.kinds import Picture, Sink, Source, accept
 from .plan import Plan, check_scale, target_size
-from .restorers import Counter, Progress, Restorer, Wish, choose
+from .restorers import Counter, Progress, Restorer, Wish, Words, choose
 from .restorers.base import Room
 from .settings import read_settings
 
@@ -59,6 +59,10 @@ class Report:
     """Of the first picture, all passes."""
     expected_bytes: int
     seconds: float
+    prompt: str = ""
+    negative_prompt: str | None = None
+    tags: tuple[str, ...] | None = None
+    """What a prompt extractor saw in the last picture; None: there is none."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -72,14 +76,18 @@ class Upscaler:
     this machine has. Use it as a context manager to give the memory back at the end.
 
     Args:
-        model: the name of an embedded or imported model (compact, stablesr, stablesr-turbo), the
+        model: the name of an embedded or imported model (compact, addsr, seesr, stablesr), the
             path of a weights file or of a pipeline's folder, or what `addsr.load_model` gave.
         scale: 1 to 8.
         steps: sampling steps the model allows.
-        fidelity: 0 (invents more) to 1 (stays with the input).
+        fidelity: 0 (invents more) to 1 (stays with the input). For AddSR it is the input's share in
+            what the later steps look at.
         color: "wavelet", "adain" or "none".
         tile: side of a tile, or "auto"; in input pixels for compact, for StableSR in pixels of the
             result, a multiple of 64 ("auto": the size it was trained with).
+        prompt: words about the picture, beside those that a prompt extractor finds; for SeeSR and
+            AddSR.
+        negative_prompt: words to be led away from, for SeeSR; None takes its own.
         progress: called with (done, total) while a picture is worked on.
 
     Raises:
@@ -101,6 +109,8 @@ class Upscaler:
         device: str | None = None,
         dtype: str | None = None,
         tile: int | Literal["auto"] = "auto",
+        prompt: str = "",
+        negative_prompt: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         settings = read_settings()
@@ -120,6 +130,10 @@ class Upscaler:
         self.info = choice.info
         self.steps = self.info.check_steps(steps)
         self.fidelity = self.info.check_fidelity(fidelity)
+        self.info.check_prompts(prompt, negative_prompt)
+        self.words = Words(prompt, negative_prompt)
+        if self.steps == 1 and fidelity is not None and self.info.kind == "addsr":
+            log.warning("fidelity: has no effect in one step, where no prediction is looked at")
         self.color: ColorFix = color or self.info.default_color  # type: ignore[assignment]
         self._restorer: Restorer | None = choice.load()
         if tile != "auto":
@@ -154,7 +168,9 @@ class Upscaler:
     @property
     def wish(self) -> Wish:
         """The options as the model takes them."""
-        return Wish(self.scale, self.steps, self.fidelity, self.color, self.seed, self.tile)
+        return Wish(
+            self.scale, self.steps, self.fidelity, self.color, self.seed, self.tile, self.words
+        )
 
     def plan(self, source: tuple[int, int], result_bytes_per_pixel: int = 4) -> Plan:
         """What will be done to a picture of `source` (height, width), with the expected peak.
@@ -226,6 +242,9 @@ class Upscaler:
             tiles=tiles,
             expected_bytes=plan.host_bytes,
             seconds=round(time.monotonic() - started, 3),
+            prompt=self.words.prompt,
+            negative_prompt=self.words.negative_prompt,
+            tags=self.restorer.tags,
         )
         return result
 

@@ -11,12 +11,19 @@ from hypothesis import strategies as st
 from addsr.errors import MemoryLimitError
 from addsr.plan import Plan
 from addsr.restorers.base import Room, Wish
-from addsr.restorers.latent_plan import LARGEST_STRIP, LatentFacts, count_tiles, make_latent_plan
+from addsr.restorers.latent_plan import (
+    CONTROLLED_UNET,
+    LARGEST_STRIP,
+    UNET,
+    LatentFacts,
+    count_tiles,
+    make_latent_plan,
+)
 
 GIB = 2**30
 HALF = LatentFacts(
     tile=512, factor=8, multiple=8, unet_width=320, vae_width=128, tap_numbers=96.0,
-    bytes_per_number=2, moved_bytes=0,
+    kept_numbers=0.0, sampling_numbers=UNET, bytes_per_number=2, moved_bytes=0,
 )  # fmt: skip
 FULL = replace(HALF, bytes_per_number=4)
 WISH = Wish(scale=4.0, steps=200, fidelity=0.5, color="adain", seed=0, tile="auto")
@@ -92,3 +99,12 @@ def test_a_plan_never_exceeds_what_is_free(
     assert one.host_bytes <= room.host
     assert room.device is None or one.tile_bytes <= room.device
     assert one.strip_pixels is None or one.strip_pixels <= LARGEST_STRIP
+
+
+def test_networks_that_hold_more_in_a_step_get_fewer_tiles_at_once() -> None:
+    guided = replace(HALF, sampling_numbers=2 * CONTROLLED_UNET)
+    counts = [plan((512, 512), facts, device=1).tile_batch for facts in (HALF, guided)]
+    assert counts[0] > counts[1]
+    kept = replace(HALF, kept_numbers=5.0)
+    more = plan((500, 1000), kept).host_bytes - plan((500, 1000)).host_bytes
+    assert more == 2 * 5 * 2048 * 4032

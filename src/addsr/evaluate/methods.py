@@ -16,7 +16,7 @@ from torch import Tensor
 
 from addsr.engines.device import choose_device
 from addsr.errors import OptionError
-from addsr.models.published import PUBLISHED
+from addsr.models.published_folders import EVERY
 from addsr.models.registry import MODELS
 
 from .cache import hash_file, making_version
@@ -174,7 +174,7 @@ def _methods(word: str, scale: int, options: ModelOptions) -> list[Method]:
         foreign = ForeignModel(path, scale, tile, str(choose_device(options.device)), options.dtype)
         foreign.check()
         return [_foreign(make_id(name), name, foreign, hash_file(path), None)]
-    known = ", ".join([*MODELS, *PUBLISHED])
+    known = ", ".join([*MODELS, *EVERY])
     if os.path.isfile(path):
         raise OptionError(
             f"METHOD: {what} is no model file ({', '.join(sorted(MODEL_SUFFIXES))}) and no folder; "

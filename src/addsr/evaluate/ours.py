@@ -26,9 +26,10 @@ from addsr.errors import ModelError
 from addsr.models.files import FORMAT
 from addsr.models.hub import PipelineFolder, embedded, find_pipeline, load_model
 from addsr.models.pipeline_files import INDEX, find_files
-from addsr.models.published import PUBLISHED, by_file_name
+from addsr.models.published import by_file_name
+from addsr.models.published_folders import EVERY
 from addsr.models.registry import MODELS, PIPELINE_KINDS, ModelInfo, TiledInfo, info_for_file
-from addsr.models.store import find_installed
+from addsr.models.store import find_installed, find_tagger
 
 from .cache import hash_file
 
@@ -177,7 +178,7 @@ def _find_file(path: Path) -> Ours | None:
 def _find_pipeline(what: str) -> PipelineFolder | None:
     is_folder = os.path.isdir(what)
     if is_folder and not os.path.isfile(os.path.join(what, INDEX)) and find_installed(what) is None:
-        if what in PUBLISHED:
+        if what in EVERY:
             raise ModelError(
                 f"METHOD: the model {what} is not installed; write {os.path.join('.', what)} if "
                 "the folder of that name is meant"
@@ -202,6 +203,9 @@ def _hash_pipeline(found: PipelineFolder) -> str:
                 f"{path}: cannot be read ({error.strerror}); check its permissions"
             ) from error
         total.update(f"\n{path.relative_to(found.folder).as_posix()} {content}".encode())
+    tagger = find_tagger() if found.info.kind in ("seesr", "addsr") else None
+    for name, part in {} if tagger is None else tagger.files.items():
+        total.update(f"\ntagger/{name} {part.sha256}".encode())
     return total.hexdigest()
 
 

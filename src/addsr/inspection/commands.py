@@ -72,6 +72,7 @@ def inspect(
     talk.set_up()
     from addsr.engines.device import choose_device
     from addsr.image.kinds import accept
+    from addsr.pipelines import StableSRPipeline
     from addsr.restorers.latent import choose_latent_dtype, load_pipeline
     from addsr.settings import read_settings
 
@@ -91,6 +92,7 @@ def inspect(
     found = _find(model)
     make_folder(output)
     pipe = load_pipeline(found, where, numbers).pipe
+    assert isinstance(pipe, StableSRPipeline), "other kinds are refused before"
     with Bar("inspecting", shown=not talk.quiet) as bar:
         report = inspect_guidance(pipe, pictures, wish, references=references, progress=bar.update)
     named = {

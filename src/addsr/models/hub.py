@@ -18,12 +18,18 @@ from addsr.nets import build
 
 from .files import FORMAT, load_weights
 from .pipeline_files import INDEX, find_weights, read_object
-from .published import PUBLISHED
-from .registry import MODELS, ModelInfo, TiledInfo, info_for_file, info_for_pipeline
+from .published_folders import EVERY, STEP_NAMES, PublishedFolder
+from .registry import (
+    MODELS,
+    ModelInfo,
+    TiledInfo,
+    info_for_file,
+    info_for_pipeline,
+    with_steps,
+)
 from .store import FACTS, find_installed, list_installed, read_facts
 
-_PIPELINE = "StableSRPipeline"
-_FROM_PYTHON = ("AddSRPipeline", "SeeSRPipeline")
+_PIPELINES = ("StableSRPipeline", "SeeSRPipeline", "AddSRPipeline")
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin")
 _ADAPTER_SIGNS = (".spade.", "structcond_stage_model.", ".fusion_layer_")
 
@@ -78,6 +84,11 @@ def find_pipeline(name_or_path: str | Path) -> PipelineFolder | None:
     if name in MODELS:
         return None
     installed = find_installed(name)
+    if installed is None and name in STEP_NAMES:
+        whole, steps = STEP_NAMES[name]
+        found = find_pipeline(whole)
+        if found is not None:
+            return replace(found, info=with_steps(found.info, steps, name))
     if installed is not None and installed.kind == "tiny-decoder":
         raise ModelError(
             f"model: {name!r} is a tiny decoder and enlarges nothing alone; it serves AddSR's "
@@ -89,11 +100,8 @@ def find_pipeline(name_or_path: str | Path) -> PipelineFolder | None:
         )
     if installed is not None:
         return _read_pipeline(name, installed.folder)
-    if name in PUBLISHED:
-        raise ModelError(
-            f"model: {name!r} is not installed; get it with `addsr models pull {name}`, or with "
-            "`addsr models import FILE` where its checkpoint is at hand"
-        )
+    if name in EVERY:
+        raise ModelError(f"model: {name!r} is not installed; {_how_to_get(name)}")
     folder = Path(name_or_path)
     # os.path, because Path.is_dir raises for names that are too long
     if not os.path.isdir(folder):
@@ -108,19 +116,14 @@ def _read_pipeline(name: str, folder: Path) -> PipelineFolder:
     if not path.is_file():
         raise ModelError(
             f"model: {str(folder)!r} is a folder without {INDEX}; give one that `addsr models "
-            "import` or StableSRPipeline.save_pretrained wrote"
+            "import` or save_pretrained wrote"
         )
     index = read_object(path, "import the model again")
     kind = index.get("_class_name")
-    if kind in _FROM_PYTHON:
+    if kind not in _PIPELINES:
         raise ModelError(
-            f"{path}: holds a pipeline of class {kind!r}, which has no command yet; use it from "
-            f"Python: addsr.pipelines.{kind}.from_pretrained({str(folder)!r})"
-        )
-    if kind != _PIPELINE:
-        raise ModelError(
-            f"{path}: holds a pipeline of class {kind!r}, not {_PIPELINE!r}; a Stable Diffusion "
-            "serves as --base of `addsr models import`"
+            f"{path}: holds a pipeline of class {kind!r}, not {' or '.join(_PIPELINES)}; a Stable "
+            "Diffusion serves as --base of `addsr models import`"
         )
     facts = read_facts(folder) if (folder / FACTS).is_file() else None
     size_mb = sum(part.stat().st_size for part in find_weights(folder)) / 1e6
@@ -132,6 +135,17 @@ def _read_pipeline(name: str, folder: Path) -> PipelineFolder:
         size_mb,
     )
     return PipelineFolder(folder, info, index)
+
+
+def _how_to_get(name: str) -> str:
+    published = EVERY[name]
+    if isinstance(published, PublishedFolder):
+        own = f"`addsr models import FOLDER --as {name}` where its unet and controlnet are at hand"
+        if not published.mirrors:
+            return f"fetch it from {published.page}, then {own}"
+    else:
+        own = "`addsr models import FILE` where its checkpoint is at hand"
+    return f"get it with `addsr models pull {name}`, or with {own}"
 
 
 def _find_trained(folder: Path) -> Path | None:
@@ -175,7 +189,8 @@ def load_model(
             f"model: {name!r} is a pipeline and no single network; load it with addsr.load_model"
         )
     if not os.path.isfile(path):
-        known = ", ".join(dict.fromkeys([*MODELS, *PUBLISHED, *(m.name for m in list_installed())]))
+        own = (model.name for model in list_installed())
+        known = ", ".join(dict.fromkeys([*MODELS, *EVERY, *STEP_NAMES, *own]))
         raise ModelError(
             f"model: {name!r} is neither a known model ({known}) nor a file or folder; "
             "use one of these names or the path of a .safetensors file"

@@ -10,14 +10,15 @@ from typing import Any
 
 from addsr.errors import ModelError
 
-from .published import PUBLISHED
+from .published import Published
+from .published_folders import EVERY, STEP_NAMES, PublishedFolder
 from .registry import MODELS, ModelInfo
 from .store import find_installed, folders, read_facts, recorded
 
 
 def embedded_models() -> dict[str, ModelInfo]:
     """Models that are part of the package; the registry may know facts on others too."""
-    return {name: info for name, info in MODELS.items() if name not in PUBLISHED}
+    return {name: info for name, info in MODELS.items() if name not in EVERY}
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -37,13 +38,13 @@ def describe(name: str) -> dict[str, Any]:
     for row in _embedded():
         if row["name"] == name:
             return {**row, "steps": list(MODELS[name].steps)}
+    name = STEP_NAMES.get(name, (name, 0))[0]
     model = find_installed(name)
-    published = PUBLISHED.get(model.variant if model else name)
+    published = EVERY.get(model.variant if model else name)
     facts: dict[str, Any] = {"name": name}
     if model is not None:
         facts |= {"state": "imported", **model.to_dict(), "files": len(model.files)}
     if published is not None:
-        known = recorded()
         facts.setdefault("state", "available")
         facts |= {
             "description": published.description,
@@ -51,15 +52,7 @@ def describe(name: str) -> dict[str, Any]:
             "licence": model.licence if model else published.full_licence,
             "licence_url": published.licence_url,
             "note": published.note,
-            "downloads": [
-                {
-                    "name": file.name,
-                    "urls": list(file.urls),
-                    "sha256": file.sha256 or (known[file.name].sha256 if file.name in known
-                                              else "recorded at the first import"),
-                }
-                for file in published.files
-            ],
+            "downloads": _downloads(published),
             "bases": list(published.base.mirrors),
         }  # fmt: skip
     if len(facts) == 1:
@@ -67,6 +60,23 @@ def describe(name: str) -> dict[str, Any]:
             f"{name}: neither embedded, imported nor published; see `addsr models list`"
         )
     return facts
+
+
+def _downloads(published: Published | PublishedFolder) -> list[dict[str, Any]]:
+    """Each file, or the folder, and where it is to be had."""
+    if isinstance(published, PublishedFolder):
+        hub = [f"https://huggingface.co/{mirror}" for mirror in published.mirrors]
+        return [{"name": published.name, "urls": [*hub, published.page]}]
+    known = recorded()
+    return [
+        {
+            "name": file.name,
+            "urls": list(file.urls),
+            "sha256": file.sha256
+            or (known[file.name].sha256 if file.name in known else "recorded at the first import"),
+        }
+        for file in published.files
+    ]
 
 
 def _embedded() -> list[dict[str, Any]]:
@@ -102,7 +112,7 @@ def _installed() -> list[dict[str, Any]]:
                  "description": str(error)}
             )  # fmt: skip
             continue
-        published = PUBLISHED.get(model.variant)
+        published = EVERY.get(model.variant)
         rows.append(
             {
                 "name": model.name,
@@ -125,6 +135,6 @@ def _available() -> list[dict[str, Any]]:
             "licence": model.full_licence,
             "description": model.description,
         }
-        for model in PUBLISHED.values()
+        for model in EVERY.values()
         if model.name not in there
     ]

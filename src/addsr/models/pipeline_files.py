@@ -9,6 +9,7 @@ from typing import Any, cast
 from addsr.errors import ModelError
 
 INDEX = "model_index.json"
+TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
 
 
 def weights_name(variant: str | None) -> str:
@@ -47,9 +48,12 @@ def find_variant(folder: Path) -> str | None:
 def find_weights(folder: Path) -> list[Path]:
     """The weights that are loaded from `folder`: those of one variant, whatever else lies there."""
     name = weights_name(find_variant(folder))
-    return sorted(path for path in folder.glob("*/*.safetensors") if path.name == name)
+    found = [path for path in folder.glob("*/*.safetensors") if path.name == name]
+    text = folder / TEXT_ENCODER / "model.safetensors"
+    return sorted([*found, text] if text.is_file() else found)
 
 
 def find_files(folder: Path) -> list[Path]:
     """Everything that is read from `folder` and has a say in results."""
-    return [folder / INDEX, *sorted(folder.glob("*/*.json")), *find_weights(folder)]
+    words = sorted((folder / TOKENIZER).glob("*.txt"))
+    return [folder / INDEX, *sorted(folder.glob("*/*.json")), *words, *find_weights(folder)]

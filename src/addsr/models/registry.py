@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import NoneType
 from typing import Any, cast
 
@@ -30,6 +30,10 @@ class ModelInfo:
     """Which network `addsr.nets.build` makes for it, or which pipeline it is."""
     size_mb: float
     """Of the weights."""
+    takes_prompt: bool = field(default=False, kw_only=True)
+    """Whether words can say what a picture shows."""
+    takes_negative_prompt: bool = field(default=False, kw_only=True)
+    """Whether it is led away from other words."""
 
     @property
     def is_non_commercial(self) -> bool:
@@ -59,7 +63,7 @@ class ModelInfo:
         if fidelity is None:
             return self.default_fidelity
         if self.fidelity_drives is None:
-            if self.kind in PIPELINE_KINDS and fidelity == 0:
+            if self.kind in _WITH_WRAPPING and fidelity == 0:
                 return 0.0  # the plain decoder, which is all there is
             raise OptionError(
                 f"fidelity: model {self.name} has no {self._knob}; leave --fidelity out"
@@ -68,9 +72,26 @@ class ModelInfo:
             raise OptionError(f"fidelity: {fidelity} is outside of 0 to 1; stay in between")
         return fidelity
 
+    def check_prompts(self, prompt: str, negative_prompt: str | None) -> None:
+        """
+        Raises:
+            OptionError: the model hears no such words.
+        """
+        if prompt and not self.takes_prompt:
+            raise OptionError(f"prompt: model {self.name} hears no words; leave --prompt out")
+        if negative_prompt is not None and not self.takes_negative_prompt:
+            why = "hears no words"
+            if self.takes_prompt:
+                why = "runs without guidance, so nothing leads it away from words"
+            raise OptionError(
+                f"negative_prompt: model {self.name} {why}; leave --negative-prompt out"
+            )
+
     @property
     def _knob(self) -> str:
-        if self.kind not in PIPELINE_KINDS:
+        if self.kind == "addsr":
+            return "fidelity knob with one step, where no prediction is looked at"
+        if self.kind not in _WITH_WRAPPING:
             return "fidelity knob"
         return "feature wrapping (CFW), for it was imported without vqgan_cfw_*.ckpt"
 
@@ -117,9 +138,14 @@ MODELS: dict[str, TiledInfo] = {COMPACT.name: COMPACT}
 PIPELINE_KINDS = {
     "stablesr": "StableSR (arXiv 2305.07015): Stable Diffusion 2.1 led by a small picture",
     "stablesr-turbo": "StableSR over SD-Turbo: 1 or 4 steps",
+    "seesr": "SeeSR (arXiv 2311.16518): Stable Diffusion 2 led by a small picture, tags and words",
+    "addsr": "AddSR (arXiv 2404.01717): SeeSR distilled to 1 to 4 steps",
 }
 """What an imported pipeline can be."""
+_WITH_WRAPPING = ("stablesr", "stablesr-turbo")
 _TURBO_STEPS = (1, 4)
+_ADDSR_STEPS = (1, 2, 3, 4)
+_KIND_OF_CLASS = {"SeeSRPipeline": "seesr", "AddSRPipeline": "addsr"}
 
 _BY_KIND = {COMPACT.kind: COMPACT}
 _PUBLISHED_WIDTHS = (192, 128, 64)
@@ -161,9 +187,10 @@ def info_for_pipeline(
 ) -> ModelInfo:
     """The facts about a pipeline's folder.
 
-    StableSR takes any number of steps and any scale in one pass, for it works on the picture
-    enlarged by bicubic interpolation. Over SD-Turbo it takes 4 or 1, at the timesteps SD-Turbo was
-    distilled to (999, 749, 499, 249): more steps blur, as users of it found.
+    StableSR and SeeSR take any number of steps, and all take any scale in one pass, for they work
+    on the picture enlarged by bicubic interpolation. StableSR over SD-Turbo takes 4 or 1, at the
+    timesteps SD-Turbo was distilled to (999, 749, 499, 249): more steps blur, as users of it found.
+    AddSR takes the first 1 to 4 of the same.
 
     Args:
         index: `model_index.json`, where the pipeline states its own facts.
@@ -172,7 +199,7 @@ def info_for_pipeline(
     Raises:
         ModelError: an unknown kind, or facts that cannot be.
     """
-    kind = kind or ("stablesr-turbo" if index.get("spacing") == "trailing" else "stablesr")
+    kind = kind or _kind_of(index)
     if kind not in PIPELINE_KINDS:
         raise ModelError(f"{name}: is a model of kind {kind!r}, unknown to this addsr; update it")
     is_turbo = kind == "stablesr-turbo"
@@ -182,6 +209,8 @@ def info_for_pipeline(
         raise ModelError(f"{name}: steps = {steps!r} in its index is no number from 1 to 1000")
     if not (_is_whole(fidelity) or isinstance(fidelity, float)) or not 0 <= fidelity <= 1:
         raise ModelError(f"{name}: fidelity = {fidelity!r} in its index is no number from 0 to 1")
+    if kind in _KIND_OF_CLASS.values():
+        return _info_with_words(name, index, kind, licence, size_mb, steps)
     turbo_default = steps if steps in _TURBO_STEPS else max(_TURBO_STEPS)
     return ModelInfo(
         name=name,
@@ -194,6 +223,50 @@ def info_for_pipeline(
         default_color="adain",
         kind=kind,
         size_mb=size_mb,
+    )
+
+
+def _kind_of(index: Mapping[str, Any]) -> str:
+    """By the index alone, which SeeSR's and AddSR's class names tell."""
+    usual = "stablesr-turbo" if index.get("spacing") == "trailing" else "stablesr"
+    return _KIND_OF_CLASS.get(str(index.get("_class_name")), usual)
+
+
+def _info_with_words(
+    name: str, index: Mapping[str, Any], kind: str, licence: str, size_mb: float, steps: int
+) -> ModelInfo:
+    is_few = kind == "addsr"
+    guidance = index.get("guidance")
+    if guidance is not None and (
+        isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or guidance < 1
+    ):
+        raise ModelError(f"{name}: guidance = {guidance!r} in its index is no number from 1")
+    return ModelInfo(
+        name=name,
+        description=PIPELINE_KINDS[kind],
+        licence=licence,
+        steps=_ADDSR_STEPS if is_few else range(1, _TRAINED_STEPS + 1),
+        default_steps=min(steps, max(_ADDSR_STEPS)) if is_few else steps,
+        fidelity_drives="the input's share in what the later steps look at" if is_few else None,
+        default_fidelity=0.5 if is_few else 0.0,
+        default_color="adain",
+        kind=kind,
+        size_mb=size_mb,
+        takes_prompt="text_encoder" in index,
+        takes_negative_prompt="text_encoder" in index and not is_few and guidance != 1,
+    )
+
+
+def with_steps(info: ModelInfo, steps: int, name: str) -> ModelInfo:
+    """`info` of a model that is run in this number of steps and no other."""
+    has_knob = steps > 1
+    return replace(
+        info,
+        name=name,
+        steps=(steps,),
+        default_steps=steps,
+        fidelity_drives=info.fidelity_drives if has_knob else None,
+        default_fidelity=info.default_fidelity if has_knob else 0.0,
     )
 
 
@@ -228,10 +301,10 @@ def _own_facts(name: str, entry: Any, published: TiledInfo) -> dict[str, Any]:
         ),
         "default_color": (facts["default_color"] in _COLORS, f"one of {', '.join(_COLORS)}"),
     }
-    for field, (is_allowed, allowed) in rules.items():
+    for one, (is_allowed, allowed) in rules.items():
         if not is_allowed:
             raise ModelError(
-                f"{name}: info.{field} = {facts[field]!r} is not allowed; it must be {allowed}"
+                f"{name}: info.{one} = {facts[one]!r} is not allowed; it must be {allowed}"
             )
     return {**facts, "steps": tuple(steps)}
 

@@ -58,7 +58,7 @@ class Installed:
     folder: Path
     """What `save_pretrained` of its pipeline, or of `Tagger`, wrote."""
     kind: str
-    """"stablesr", "stablesr-turbo", or "ram" for a prompt extractor."""
+    """One of `registry.PIPELINE_KINDS`, "ram" for a prompt extractor, or "tiny-decoder"."""
     licence: str
     sources: tuple[Source, ...]
     base: str
@@ -136,6 +136,20 @@ def find_installed(name: str) -> Installed | None:
     except OSError as error:
         raise _unreadable(error) from error
     return read_facts(store_folder() / name)
+
+
+TAGGERS = ("dape", "ram")
+"""Names of imported extractors that are looked for, the one made for spoilt pictures first."""
+
+
+def find_tagger() -> Installed | None:
+    """The imported prompt extractor that is used where none is named; None if there is none.
+
+    Raises:
+        ModelError: the facts beside one are damaged.
+    """
+    found = (find_installed(name) for name in TAGGERS)
+    return next((one for one in found if one is not None and one.kind == "ram"), None)
 
 
 def list_installed() -> list[Installed]:
@@ -232,6 +246,21 @@ def recorded() -> dict[str, Part]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         log.warning("%s: cannot be read (%s); sizes and sha256 are recorded anew", path, error)
         return {}
+
+
+def check_record(path: Path, known_as: str, part: Part, force: bool) -> None:
+    """Refuses a published file that is not what it was, unless `force`.
+
+    Raises:
+        ModelError: another file is on record as `known_as`.
+    """
+    known = recorded().get(known_as)
+    if known is not None and known.sha256 != part.sha256 and not force:
+        raise ModelError(
+            f"{path}: is not the {known_as} on record (sha256 {part.sha256}, not "
+            f"{known.sha256}): damaged, or changed by its publisher; fetch it again, or take it "
+            "with --force"
+        )
 
 
 def record(name: str, part: Part) -> None:

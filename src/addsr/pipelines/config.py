@@ -25,6 +25,8 @@ class PipelineConfig:
     fidelity: float = 0.5
     spacing: Spacing = "linspace"
     """Of our own schedulers; "trailing" for a U-Net that was distilled to those timesteps."""
+    guidance: float | None = None
+    """SeeSR's scale of classifier-free guidance; None: the published one."""
 
     def __post_init__(self) -> None:
         if self.prediction not in ("eps", "v"):
@@ -34,6 +36,9 @@ class PipelineConfig:
         for name in ("tile", "steps"):
             check_whole(name, getattr(self, name), 1)
         check_share("fidelity", self.fidelity)
+        guidance: Any = self.guidance
+        if guidance is not None and not (isinstance(guidance, (int, float)) and guidance >= 1):
+            raise OptionError(f"guidance: {guidance!r} is not possible; give a number from 1")
 
 
 def check_whole(name: str, value: Any, least: int) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from addsr.errors import AddsrError, ModelError, OptionError, OutputError
 from addsr.models.files import load_weights, save_weights
-from addsr.models.pipeline_files import INDEX, read_object, weights_name
+from addsr.models.pipeline_files import INDEX, TOKENIZER, read_object, weights_name
 from addsr.nets.stablesr import (
     CfwConfig,
     EncoderConfig,
@@ -168,7 +168,7 @@ def find_folder(path_or_id: str | Path, revision: str | None, local_files_only: 
             name,
             revision=revision,
             local_files_only=local_files_only,
-            allow_patterns=["*.json", "*.safetensors"],
+            allow_patterns=["*.json", "*.safetensors", f"{TOKENIZER}/*.txt"],
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

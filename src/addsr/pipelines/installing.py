@@ -34,6 +34,7 @@ from addsr.models.published import (
     file_by_name,
     find_published,
 )
+from addsr.models.published_folders import find_every
 from addsr.models.renaming import layout_of
 from addsr.models.store import (
     Installed,
@@ -70,7 +71,7 @@ class Wish:
 
     def __post_init__(self) -> None:
         if self.variant is not None:
-            find_published(self.variant)
+            find_every(self.variant)
         if self.dtype not in DTYPES:
             raise OptionError(f"dtype: {self.dtype!r} is unknown; use {' or '.join(DTYPES)}")
         if self.tile is not None and (self.tile < 64 or self.tile % 64):
@@ -315,7 +316,7 @@ def _convert(
             f"{plan.checkpoint.path}: has no text tower that is known, and that of a base needs "
             "transformers, once: pip install transformers"
         )
-    folder, base = _base(plan.model, wish.base, needed)
+    folder, base = base_folder(plan.model.base, wish.base, needed)
     prediction = wish.prediction or plan.model.prediction
     if "unet" in needed and folder is not None and wish.prediction is None:
         check_prediction(folder, prediction)
@@ -354,12 +355,19 @@ def _convert(
     )
 
 
-def _base(model: Published, wanted: str | None, needed: Sequence[str]) -> tuple[Path | None, str]:
-    """The folder that gives the needed parts, and how it is called."""
+def base_folder(known: Base, wanted: str | None, needed: Sequence[str]) -> tuple[Path | None, str]:
+    """The folder that gives the needed parts of a base, and how it is called.
+
+    Args:
+        wanted: a folder or repository in place of the `known` one.
+
+    Raises:
+        ModelError: it lacks one of them, or cannot be had.
+    """
     if not needed:
         return None, "the checkpoint"
     if wanted is None:
-        folder = find_base(model.base, needed)
+        folder = find_base(known, needed)
         # the cache's folders are called models--OWNER--NAME/snapshots/REVISION
         return folder, folder.parent.parent.name.removeprefix("models--").replace("--", "/")
     folder = Path(os.path.expanduser(wanted))

@@ -16,7 +16,15 @@ from addsr.models.convert_ram import ConvertedRam, convert_ram, has_updates, has
 from addsr.models.pickles import read_state
 from addsr.models.placing import check_free, check_space, measure, measure_all, place, unfinished
 from addsr.models.published import by_file_name
-from addsr.models.store import Installed, Part, Source, read_facts, record, recorded, write_facts
+from addsr.models.store import (
+    Installed,
+    Part,
+    Source,
+    check_record,
+    read_facts,
+    record,
+    write_facts,
+)
 from addsr.models.tags import TAGS, THRESHOLDS, read_tags
 from addsr.nets.ram import Ram
 
@@ -128,7 +136,7 @@ def install_ram(
                     f"reading {name} (MB)", done >> 20, total >> 20
                 ),
             )
-            _check_record(path, measured[path], wish.force)
+            check_record(path, path.name, measured[path], wish.force)
     tell("converting", 0, 1)
     ram = read_state(plan.weights)
     dape = None if plan.updates is None else read_state(plan.updates)
@@ -200,13 +208,3 @@ def _accounts(
             f"those of text modules ({len(left & dape.keys())} tensors left out)"
         )
     return told
-
-
-def _check_record(path: Path, part: Part, force: bool) -> None:
-    known = recorded().get(path.name)
-    if known is not None and known.sha256 != part.sha256 and not force:
-        raise ModelError(
-            f"{path}: is not the {path.name} on record (sha256 {part.sha256}, not "
-            f"{known.sha256}): damaged, or changed by its publisher; fetch it again, or take it "
-            "with --force"
-        )

@@ -30,6 +30,8 @@ class PipelineOutput:
 
     A list of such for pictures of different sizes.
     """
+    tags: list[list[str]] | None = None
+    """What a prompt extractor saw in each picture; None: there is none."""
 
 
 def accept_all(image: Any) -> list[tuple[Picture, bytes | None]]:

@@ -21,6 +21,7 @@ from addsr.errors import ModelError, OptionError
 from addsr.image.alpha import fill_transparent
 from addsr.image.color import ColorFix
 from addsr.image.kinds import Picture
+from addsr.models.pipeline_files import TEXT_ENCODER
 from addsr.nets.seesr import ControlledUnet
 from addsr.nets.seesr.image_attention import IMAGE_WIDTH, WIDTH
 from addsr.nets.tiny_decoder import TinyDecoder
@@ -130,7 +131,8 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         """The pipeline in a folder written by `save_pretrained`, or in such a repository.
 
         Args:
-            tiny_decoder: in place of the folder's own, if it has one.
+            text_encoder: in place of the folder's own, if it has one.
+            tiny_decoder: likewise.
 
         Raises:
             ModelError: the folder or one of its files is missing, damaged or of another kind.
@@ -141,9 +143,10 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
 
         folder = find_folder(path_or_id, revision, local_files_only)
         parts = load_parts(folder, torch_dtype, variant, cls.__name__)
-        if tiny_decoder is not None:
-            parts[PART] = tiny_decoder
-        return cls(**parts, tagger=tagger, text_encoder=text_encoder)
+        for name, given in ((PART, tiny_decoder), (TEXT_ENCODER, text_encoder)):
+            if given is not None:
+                parts[name] = given
+        return cls(**parts, tagger=tagger)
 
     @classmethod
     def from_published(
@@ -177,8 +180,8 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
     def save_pretrained(self, folder: str | Path, *, variant: str | None = None) -> None:
         """Writes the networks and the empty prompt to `folder`, as safetensors.
 
-        U-Net and ControlNet are in the published layout. Tagger and text encoder have folders of
-        their own.
+        U-Net and ControlNet are in the published layout, a `PromptEncoder` in Stable Diffusion's.
+        The tagger has a folder of its own.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -291,7 +294,9 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             MemoryLimitError: one tile or the narrowest strip does not fit.
         """
         negative = negative_prompt_embeds
-        guidance = self.guidance if guidance_scale is None else guidance_scale
+        guidance = guidance_scale
+        if guidance is None:
+            guidance = self.guidance if self.config.guidance is None else self.config.guidance
         if guidance != 1.0 and negative is None and self.text_encoder is not None:
             negative = self.text_encoder(negative_prompt)
         if guidance_scale is None and negative is None:
@@ -326,6 +331,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         pictures = accept_all(image)
         seeds = share_out(generator, len(pictures))
         results: list[Any] = []
+        seen: list[list[str]] = []
 
         ended = self._listener(
             callback_on_step_end,
@@ -339,6 +345,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             if picture.alpha is not None:
                 rgb = fill_transparent(rgb, picture.alpha)
             tokens, tags = self._look(rgb, image_tokens)
+            seen.append(tags)
             own = options
             if prompt_embeds is None and self.text_encoder is not None:
                 words = join_words(
@@ -356,7 +363,8 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             restored = canvas.empty(self._stages.decode(z, (), own))
             results.append(finish(restored, rgb, picture, profile, canvas, own))
         images = join(results, options.output)
-        return PipelineOutput(images) if return_dict else (images,)
+        told = None if self.tagger is None else seen
+        return PipelineOutput(images, told) if return_dict else (images,)
 
     def _check(self, options: Options, psr_weight: float | None, released_quirks: bool) -> float:
         """The weight of self-refinement, after what the two models allow each.
@@ -403,7 +411,10 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         if self.tagger is None:
             if image_tokens is None and not self._has_warned:
                 self._has_warned = True
-                log.warning("no prompt extractor: the networks see no tags and empty image tokens")
+                log.warning(
+                    "no prompt extractor: the networks see no tags and empty image tokens; import "
+                    "RAM and DAPE with `addsr models import ram_swin_large_14m.pth DAPE.pth`"
+                )
             none = torch.zeros(1, IMAGE_TOKENS, self._image_width)
             return none if image_tokens is None else image_tokens, []
         seen = self.tagger(rgb)

@@ -16,6 +16,7 @@ from torch import nn
 
 from addsr.errors import ModelError, OptionError, OutputError
 from addsr.models.convert_seesr import (
+    MARK,
     check_state,
     find_weights,
     load_seesr,
@@ -23,7 +24,14 @@ from addsr.models.convert_seesr import (
 )
 from addsr.models.files import load_weights, save_weights
 from addsr.models.pickles import read_state
-from addsr.models.pipeline_files import INDEX, read_object, weights_name
+from addsr.models.pipeline_files import (
+    INDEX,
+    TEXT_ENCODER,
+    TOKENIZER,
+    read_object,
+    weights_name,
+)
+from addsr.models.renaming import few
 from addsr.models.store import write_json
 from addsr.nets.stablesr.backbones import rebuild
 
@@ -44,7 +52,7 @@ _KINDS = {
 
 
 def save_parts(pipe: SeeSRPipeline, folder: Path, variant: str | None) -> None:
-    """Writes everything but tagger and text encoder; the index comes last.
+    """Writes everything but the tagger; the index comes last.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -66,6 +74,10 @@ def save_parts(pipe: SeeSRPipeline, folder: Path, variant: str | None) -> None:
     about = {"kind": _PROMPT, "config": {}}
     save_weights(folder / _PROMPT / name, {"prompt_embeds": pipe.prompt_embeds}, about)
     index[_PROMPT] = ["addsr", "Tensor"]
+    if isinstance(pipe.text_encoder, PromptEncoder):
+        pipe.text_encoder.save_pretrained(folder)
+        index[TEXT_ENCODER] = ["transformers", "CLIPTextModel"]
+        index[TOKENIZER] = ["transformers", "CLIPTokenizer"]
     if pipe.tiny_decoder is not None:
         save_tiny(pipe.tiny_decoder, folder / PART, variant)
         index[PART] = ["addsr", "TinyDecoder"]
@@ -99,6 +111,10 @@ def load_parts(
     if "prompt_embeds" not in state:
         raise ModelError(f"{folder / _PROMPT}: holds no prompt_embeds; fetch the model again")
     parts["prompt_embeds"] = state["prompt_embeds"]
+    if TEXT_ENCODER in index:
+        parts[TEXT_ENCODER] = PromptEncoder.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True
+        )
     if PART in index:
         parts[PART] = load_tiny(folder / PART, dtype=dtype, variant=variant)
     if found == name:
@@ -118,10 +134,13 @@ def assemble(
     dtype: torch.dtype | None,
     variant: str | None,
     local_files_only: bool,
+    *,
+    takes_base_unet: bool = False,
 ) -> dict[str, Any]:
     """The arguments of a pipeline of published networks in `folder`.
 
     Args:
+        takes_base_unet: put the image attention into the base's U-Net, as SeeSR over SD-Turbo does.
         home: where the files of `base` are, but for the tokenizer's.
 
     Raises:
@@ -129,13 +148,39 @@ def assemble(
         DependencyError: diffusers or transformers is not installed.
     """
     text_encoder = PromptEncoder.from_pretrained(base, local_files_only=local_files_only)
+    unet = load_seesr(folder / "unet", "unet", dtype=dtype, variant=variant)
+    if takes_base_unet:
+        graft(unet, home / "unet")
     return {
-        "unet": load_seesr(folder / "unet", "unet", dtype=dtype, variant=variant),
+        "unet": unet,
         "controlnet": load_seesr(folder / "controlnet", "controlnet", dtype=dtype, variant=variant),
         "vae": load_vae(home / "vae", dtype=dtype),
         "prompt_embeds": text_encoder(""),
         "text_encoder": text_encoder,
     }
+
+
+def graft(unet: nn.Module, base: Path) -> None:
+    """Gives `unet`, but for its image attention, the numbers of the plain U-Net in `base`.
+
+    Raises:
+        ModelError: a file is missing or damaged, or it is another network.
+    """
+    own = unet.state_dict()
+    plain = {name: tensor for name, tensor in own.items() if MARK not in name}
+    state = read_state(find_weights(base))
+    lacking = sorted(plain.keys() - state.keys())
+    more = sorted(state.keys() - plain.keys())
+    wrong = [k for k in sorted(plain.keys() & state.keys()) if plain[k].shape != state[k].shape]
+    if lacking or more or wrong:
+        raise ModelError(
+            f"base: the U-Net in {base} is another network ({len(lacking)} tensors missing"
+            f"{few(lacking)}, {len(more)} unknown{few(more)}, {len(wrong)} of another shape"
+            f"{few(wrong)}); give SD-Turbo in diffusers' layout"
+        )
+    with torch.no_grad():
+        for name, tensor in plain.items():
+            tensor.copy_(state[name])
 
 
 def load_vae(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from addsr.errors import DependencyError, ModelError
+from addsr.errors import DependencyError, ModelError, OutputError
+from addsr.models.pipeline_files import TEXT_ENCODER, TOKENIZER
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,26 @@ class PromptEncoder:
         except ModelError as error:
             raise ModelError(f"base: tokenizer of {str(base)!r} does not fit ({error})") from error
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes `text_encoder` and `tokenizer` into `folder`, as Stable Diffusion has them.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        folder = Path(folder)
+        try:
+            with _without_bars():
+                self.tokenizer.save_pretrained(folder / TOKENIZER)
+                self.encoder.save_pretrained(folder / TEXT_ENCODER)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be written ({error})") from error
+
+    def to(self, *where: str | torch.device | torch.dtype) -> PromptEncoder:
+        """This encoder itself, moved to a device, a dtype, or both."""
+        for one in where:
+            self.encoder.to(one)
+        return self
+
     @property
     def tokens(self) -> int:
         """The length of every embedding: what the encoder was trained with."""
@@ -88,11 +111,28 @@ class PromptEncoder:
         return self.tokenizer(prompt, truncation=False, verbose=False).input_ids
 
 
+@contextlib.contextmanager
+def _without_bars() -> Generator[None]:
+    """transformers shows a bar even for what takes no time, in whoever's terminal it is."""
+    from transformers.utils import logging as bars
+
+    was_shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            bars.enable_progress_bar()
+
+
 def _part(kind: Any, base: str | Path, part: str, local_files_only: bool) -> Any:
     # safetensors alone: a pickle is not read
     only = {} if part == "tokenizer" else {"use_safetensors": True}
     try:
-        return kind.from_pretrained(base, subfolder=part, local_files_only=local_files_only, **only)
+        with _without_bars():
+            return kind.from_pretrained(
+                base, subfolder=part, local_files_only=local_files_only, **only
+            )
     except Exception as error:  # no such folder, no network, files missing or damaged
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(

@@ -1,7 +1,8 @@
 """Models at work on whole pictures: one interface, whatever is behind it.
 
 `tiled` runs a network of pixels tile by tile (compact), `latent` a pipeline of diffusion in a
-latent space (StableSR). Which of the two a name or path means is decided here and nowhere else.
+latent space (StableSR, SeeSR, AddSR). Which of the two a name or path means is decided here and
+nowhere else.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from addsr.models.hub import Model, find_pipeline
 from addsr.models.hub import load_model as load_network
 from addsr.models.registry import ModelInfo
 
-from .base import Counter, Progress, Restorer, Wish
+from .base import Counter, Progress, Restorer, Wish, Words
 from .tiled import choose_tiled
 
 if TYPE_CHECKING:
     from .latent import PipelineModel
 
-__all__ = ["Choice", "Counter", "Progress", "Restorer", "Wish", "choose", "load_model"]
+__all__ = ["Choice", "Counter", "Progress", "Restorer", "Wish", "Words", "choose", "load_model"]
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def load_model(
 ) -> Model | PipelineModel:
     """The model called `name_or_path`, or the one in that file or folder, ready to run.
 
-    A `Model` for compact and weights files of its kind, a `PipelineModel` for StableSR; either can
-    be given to `Upscaler`. `dtype` None keeps that of the files where it can.
+    A `Model` for compact and weights files of its kind, a `PipelineModel` for a pipeline; either
+    can be given to `Upscaler`. `dtype` None keeps that of the files where it can.
 
     Raises:
         ModelError: an unknown name, a model that is not installed, missing or damaged files.

@@ -18,6 +18,15 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class Words:
+    """What the user says about pictures, for models that hear it."""
+
+    prompt: str = ""
+    negative_prompt: str | None = None
+    """None: the model's own."""
+
+
+@dataclass(frozen=True)
 class Wish:
     """What is wanted of each picture, checked against the model."""
 
@@ -27,6 +36,7 @@ class Wish:
     color: ColorFix
     seed: int
     tile: int | Literal["auto"]
+    words: Words = Words()
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,11 @@ class Restorer(Protocol):
 
     @property
     def dtype(self) -> torch.dtype: ...
+
+    @property
+    def tags(self) -> tuple[str, ...] | None:
+        """What the prompt extractor saw in the last picture; None: there is none."""
+        ...
 
     def check_tile(self, tile: int) -> None:
         """OptionError where a tile of this side cannot be."""

@@ -1,4 +1,4 @@
-"""StableSR at work on whole pictures: dtype and device, offload, memory plan, second tries."""
+"""Pipelines at work on whole pictures: dtype and device, offload, memory plan, second tries."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from addsr.engines.device import (
     choose_device,
@@ -25,15 +25,23 @@ from addsr.errors import MemoryLimitError, ModelError, OptionError
 from addsr.models.hub import PipelineFolder
 from addsr.models.pipeline_files import find_variant, find_weights
 from addsr.models.registry import ModelInfo
-from addsr.pipelines import StableSRPipeline
+from addsr.models.store import find_tagger
+from addsr.pipelines import AddSRPipeline, SeeSRPipeline, StableSRPipeline
 from addsr.pipelines.stages import NotFiniteError
+from addsr.pipelines.tagger import Tagger
+from addsr.pipelines.tiny import PART as TINY
+from addsr.pipelines.tiny import find_tiny
 from addsr.plan import Plan
 
 from .base import Counter, Restorer, Room, Wish
-from .latent_plan import LatentFacts, count_tiles, make_latent_plan
+from .latent_plan import CONTROLLED_UNET, UNET, LatentFacts, count_tiles, make_latent_plan
 
 log = logging.getLogger(__name__)
 
+Pipeline: TypeAlias = StableSRPipeline | SeeSRPipeline
+_P = TypeVar("_P", bound=Pipeline)
+WORDED = ("seesr", "addsr")
+"""Kinds of models that hear words and see tags."""
 _SEEDS = (1 << 64) - 1
 _WORKING_BYTES = 2 << 30
 """Of a device, what must be left beside all weights, or networks are moved in and out."""
@@ -43,7 +51,7 @@ _WORKING_BYTES = 2 << 30
 class PipelineModel:
     """A pipeline with its weights, and the facts about it."""
 
-    pipe: StableSRPipeline
+    pipe: Pipeline
     info: ModelInfo
     metadata: dict[str, Any]
     """Its `model_index.json`."""
@@ -109,22 +117,56 @@ def load_pipeline(
             f"free memory{', or use --dtype bf16' if dtype in (None, torch.float32) else ''}"
         )
     log.info("loading %s (%.1f GB) from %s", found.info.name, needed / 1e9, found.folder)
-    pipe = StableSRPipeline.from_pretrained(found.folder, torch_dtype=dtype, variant=variant)
+    kind = found.info.kind
+    pipe: Pipeline
+    if kind in WORDED:
+        has_own = kind != "addsr" or TINY in found.index
+        made = AddSRPipeline if kind == "addsr" else SeeSRPipeline
+        pipe = made.from_pretrained(
+            found.folder,
+            tagger=_load_tagger(dtype),
+            tiny_decoder=None if has_own else find_tiny(dtype),
+            torch_dtype=dtype,
+            variant=variant,
+        )
+    else:
+        pipe = StableSRPipeline.from_pretrained(found.folder, torch_dtype=dtype, variant=variant)
     # what the import stored about the model may be more than its folder says
     pipe.config = replace(pipe.config, steps=found.info.default_steps)
     if found.info.kind == "stablesr-turbo":
         pipe.config = replace(pipe.config, spacing="trailing")
-    return PipelineModel(pipe.to(device), found.info, found.index)
+    return PipelineModel(_moved(pipe, device), found.info, found.index)
 
 
-def _placed(pipe: StableSRPipeline, device: torch.device) -> StableSRPipeline:
-    """`pipe` on its device, or, where not all of it fits, with networks that come and go."""
+def _load_tagger(dtype: torch.dtype | None) -> Tagger | None:
+    """The imported prompt extractor. The pipeline tells where there is none."""
+    installed = find_tagger()
+    if installed is None:
+        return None
+    # a score is compared with a threshold, and bf16 has three digits
+    numbers = torch.float32 if dtype == torch.bfloat16 else dtype
+    return Tagger.from_pretrained(installed.folder, torch_dtype=numbers)
+
+
+def _moved(pipe: _P, device: torch.device) -> _P:
+    """`pipe` on `device`, with what looks at pictures and hears words."""
+    for net in _helper_nets(pipe):
+        net.to(device)
+    return pipe.to(device)
+
+
+def _placed(pipe: Pipeline, device: torch.device) -> Pipeline:
+    """`pipe` on its device, or, where not all of it fits, with networks that come and go.
+
+    Text encoder and prompt extractor run once or a few times for a picture: they stay in main
+    memory then.
+    """
     if device.type not in ("cuda", "xpu"):
-        return pipe.to(device)
-    weights = sum(_net_bytes(pipe).values())
+        return _moved(pipe, device)
+    weights = sum(_net_bytes(pipe).values()) + sum(map(_bytes, _helper_nets(pipe)))
     free = free_memory(device)
     if weights + _WORKING_BYTES <= free:
-        return pipe.to(device)
+        return _moved(pipe, device)
     log.warning(
         "the weights take %.2f GiB and %s has %.2f GiB free; networks wait in main memory",
         weights / 2**30, device, free / 2**30,
@@ -136,11 +178,12 @@ def _placed(pipe: StableSRPipeline, device: torch.device) -> StableSRPipeline:
 class LatentRestorer:
     """A pipeline that restores whole pictures; its tiles are of its latent."""
 
-    def __init__(self, pipe: StableSRPipeline, info: ModelInfo, *, is_own: bool) -> None:
+    def __init__(self, pipe: Pipeline, info: ModelInfo, *, is_own: bool) -> None:
         self.pipe = pipe
         self.info = info
         self._is_own = is_own  # or it serves others too, and its type is theirs
         self._room: Room | None = None  # when the last plan was made
+        self._tags: tuple[str, ...] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -149,6 +192,11 @@ class LatentRestorer:
     @property
     def dtype(self) -> torch.dtype:
         return self.pipe.dtype
+
+    @property
+    def tags(self) -> tuple[str, ...] | None:
+        """What the prompt extractor saw in the last picture; None: there is none."""
+        return self._tags
 
     def check_tile(self, tile: int) -> None:
         """OptionError where `tile` result pixels do not fit the networks' grid."""
@@ -178,11 +226,12 @@ class LatentRestorer:
 
         while True:
             try:
-                output: Any = self.pipe(
+                call: Any = self.pipe
+                output: Any = call(
                     rgb,
                     wish.steps,
+                    **self._own_options(wish),
                     generator=torch.Generator().manual_seed(wish.seed & _SEEDS),
-                    fidelity=wish.fidelity,
                     upscale=wish.scale,
                     tile=plan.tile,
                     tile_batch=plan.tile_batch,
@@ -191,6 +240,8 @@ class LatentRestorer:
                     progress=progress,
                     output_type="pt",
                 )
+                if output.tags is not None:
+                    self._tags = tuple(output.tags[0])
                 result: Tensor = output.images
                 return result
             except NotFiniteError as error:
@@ -203,6 +254,19 @@ class LatentRestorer:
                 _short(self.dtype), _short(wider),
             )  # fmt: skip
             plan = self._widen(wider, plan, wish)
+
+    def _own_options(self, wish: Wish) -> dict[str, Any]:
+        """What each kind of pipeline is told in its own words."""
+        if self.info.kind not in WORDED:
+            return {"fidelity": wish.fidelity}
+        words = wish.words
+        options: dict[str, Any] = {"prompt": words.prompt}
+        if words.negative_prompt is not None:
+            options["negative_prompt"] = words.negative_prompt
+        if self.info.kind == "addsr":
+            # the share of the prediction in what the next step looks at; the rest is the input
+            options["psr_weight"] = 1.0 - wish.fidelity if wish.steps > 1 else 0.0
+        return options
 
     def _widen(self, wider: torch.dtype, plan: Plan, wish: Wish) -> Plan:
         """Has the networks in `wider`, with what is then the plan.
@@ -227,6 +291,8 @@ class LatentRestorer:
             log.warning("in %s the weights wait in main memory", _short(wider))
             self.pipe.enable_model_cpu_offload(self.device)
         self.pipe.to(wider)
+        for net in _helper_nets(self.pipe):
+            net.to(wider)
         if not more or self._room is None:
             return plan
         room = replace(
@@ -253,28 +319,50 @@ class LatentRestorer:
 
     def _facts(self) -> LatentFacts:
         pipe: Any = self.pipe
-        widths = () if pipe.cfw is None else pipe.cfw.config.widths
         nets = _net_bytes(pipe)
-        sampling = nets["unet"] + nets["encoder"] + nets["sft"]
-        decoding = nets["vae"] + nets.get("cfw", 0)
+        decoding = sum(nets.pop(name, 0) for name in ("vae", "cfw", TINY))
+        sampling = sum(nets.values())
+        unet_width = int(pipe.networks["unet"].config["block_out_channels"][0])
+        factor = pipe.parts.factor
+        if self.info.kind in WORDED:
+            widths, per_step = (), CONTROLLED_UNET * (2 if self.info.takes_negative_prompt else 1)
+            kept = unet_width / factor**2  # the ControlNet's map of the picture
+        else:
+            widths, per_step, kept = _wrapping_widths(pipe), UNET, 0.0
         return LatentFacts(
             tile=pipe.config.tile,
-            factor=pipe.parts.factor,
+            factor=factor,
             multiple=pipe.parts.multiple,
-            unet_width=int(pipe.unet.config["block_out_channels"][0]),
-            vae_width=int(pipe.vae.config["block_out_channels"][0]),
+            unet_width=unet_width,
+            vae_width=int(pipe.networks["vae"].config["block_out_channels"][0]),
+            kept_numbers=kept,
+            sampling_numbers=per_step,
             tap_numbers=sum(width / 4 ** (k + 1) for k, width in enumerate(widths)),
             bytes_per_number=torch.finfo(self.dtype).bits // 8,
             moved_bytes=max(sampling, decoding) if pipe.is_offloading else 0,
         )
 
 
-def _net_bytes(pipe: StableSRPipeline) -> dict[str, int]:
+def _wrapping_widths(pipe: StableSRPipeline) -> tuple[int, ...]:
+    return () if pipe.cfw is None else pipe.cfw.config.widths
+
+
+def _helper_nets(pipe: Pipeline) -> list[nn.Module]:
+    """Those of the prompt extractor and the text encoder."""
+    nets = (
+        getattr(getattr(pipe, "tagger", None), "net", None),
+        getattr(getattr(pipe, "text_encoder", None), "encoder", None),
+    )
+    return [net for net in nets if isinstance(net, nn.Module)]
+
+
+def _net_bytes(pipe: Pipeline) -> dict[str, int]:
     """Bytes of the weights of each network."""
-    return {
-        name: sum(p.numel() * p.element_size() for p in net.parameters())
-        for name, net in pipe.networks.items()
-    }
+    return {name: _bytes(net) for name, net in pipe.networks.items()}
+
+
+def _bytes(net: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in net.parameters())
 
 
 def _weights_bytes(folder: Path, dtype: torch.dtype | None) -> int:

@@ -18,6 +18,8 @@ from .base import Room, Wish
 
 UNET = 27.2
 """Per latent pixel of a tile, in widths of the U-Net; the encoder and the modulation included."""
+CONTROLLED_UNET = 35.5
+"""The same of SeeSR's and AddSR's U-Net with its ControlNet; guidance takes it twice."""
 VAE_WHOLE = 6.0
 """Per picture pixel, in widths of the VAE: the decoder; the encoder takes 5."""
 VAE_STRIP = 6.0
@@ -55,7 +57,11 @@ class LatentFacts:
     unet_width: int
     vae_width: int
     tap_numbers: float
-    """Of the features kept for the decoder, per picture pixel."""
+    """Of the features kept for the decoder, per picture pixel, where fidelity asks for them."""
+    kept_numbers: float
+    """Of what is kept beside the latent in any case, per picture pixel."""
+    sampling_numbers: float
+    """Of the networks in a step, per latent pixel of a tile and in widths of the U-Net."""
     bytes_per_number: int
     moved_bytes: int
     """Largest weights that come to the device and go again; 0 where they stay there."""
@@ -118,12 +124,13 @@ class _Stages:
             for full, side in zip(canvas.padded, sides, strict=True)
         ]
         self.tiles = counts[0] * counts[1]
-        per_pixel = facts.tap_numbers if has_taps else 0.0
+        per_pixel = facts.kept_numbers + (facts.tap_numbers if has_taps else 0.0)
         self.taps = round(per_pixel * self.pixels * facts.bytes_per_number)
 
     def sampling(self, batch: int) -> int:
         """Of a step with `batch` tiles at once, with the features that wait for the decoder."""
-        each = UNET * self.facts.unet_width * self.tile_pixels * self.facts.bytes_per_number
+        numbers = self.facts.sampling_numbers * self.facts.unet_width
+        each = numbers * self.tile_pixels * self.facts.bytes_per_number
         kernels = WORKSPACE * self.facts.unet_width**2 * self.facts.bytes_per_number
         return round(each * min(batch, self.tiles) * SLACK) + kernels + self.taps
 

@@ -60,6 +60,11 @@ class TiledRestorer:
     def dtype(self) -> torch.dtype:
         return self.engine.dtype
 
+    @property
+    def tags(self) -> None:
+        """A network of pixels hears no words."""
+        return None
+
     def check_tile(self, tile: int) -> None:
         """OptionError where a tile of `tile` input pixels is too small."""
         least = least_tile(self.info)
