@@ -183,7 +183,8 @@ def test_a_damaged_index_is_told(tmp_path: Path) -> None:
         ("{", "cannot be read.*import the model again"),
         ("[]", "holds no JSON object"),
         ("{}", "a pipeline of class None"),
-        ('{"_class_name": "AddSRPipeline"}', r"no command yet; .*AddSRPipeline\.from_pretrained"),
+        ('{"_class_name": "AddSRPipeline", "steps": 0}', "steps = 0 in its index"),
+        ('{"_class_name": "SeeSRPipeline", "guidance": 0.5}', "guidance = 0.5 in its index"),
     ):
         path.write_text(text)
         with pytest.raises(ModelError, match=message):
@@ -191,5 +192,5 @@ def test_a_damaged_index_is_told(tmp_path: Path) -> None:
 
 
 def test_a_kind_of_a_later_version_is_told() -> None:
-    with pytest.raises(ModelError, match=r"mine: is a model of kind 'seesr', unknown .* update"):
-        info_for_pipeline("mine", {}, "seesr", "x", 1.0)
+    with pytest.raises(ModelError, match=r"mine: is a model of kind 'supir', unknown .* update"):
+        info_for_pipeline("mine", {}, "supir", "x", 1.0)

@@ -347,7 +347,7 @@ def test_numbers_that_half_precision_cannot_hold_are_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variant": "seesr"}, "'seesr' is no published model; use one of stablesr, "),
+        ({"variant": "supir"}, "'supir' is no published model; use one of stablesr, "),
         ({"tile": 100}, "tile: 100 is no side"),
         ({"tile": 0}, "tile: 0 is no side"),
         ({"dtype": "bf16"}, "dtype: 'bf16' is unknown; use fp16 or fp32"),

@@ -107,7 +107,10 @@ def test_a_model_that_is_not_there_says_how_to_get_it(
         (folder / "adapter.safetensors", "is an adapter of StableSR, not converted; import it"),
         (part, f"is one part of a pipeline; give the folder '{bare}'"),
         (folder / "plain", "is a folder without model_index.json; give one that `addsr models"),
-        (folder / "base", "class 'StableDiffusionPipeline', not 'StableSRPipeline'; a Stable"),
+        (
+            folder / "base",
+            "class 'StableDiffusionPipeline', not StableSRPipeline or SeeSRPipeline or ",
+        ),
         ("bigger", "neither a known model (compact, stablesr, stablesr-768, "),
     ):
         assert main(["upscale", str(photo), "--model", str(model)]) == 1
