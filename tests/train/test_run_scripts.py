@@ -109,3 +109,67 @@ def test_sigterm_reaches_every_training(place: Path) -> None:
     assert running.wait(15) == 143
     assert all((folder / "stopped").is_file() for folder in folders)
     running.communicate()
+
+
+def gpu_command(place: Path, *more: str) -> list[str]:
+    return ["bash", str(ROOT / "training" / "run-gpu-sd2.sh"), str(place / "out"), *more]
+
+
+def test_benchmarks_share_two_cards(place: Path) -> None:
+    done = subprocess.run(
+        gpu_command(place, "26"), **settings(place, OPTIM="states=8bit offload=true")
+    )
+    assert done.returncode == 0, done.stderr
+    told = [line.replace(f"{ROOT}/benchmarks/", "") for line in calls(place)]
+    first = [line for line in told if line.startswith("0 ")]
+    second = [line for line in told if line.startswith("1 ")]
+    assert len(first) == 2 and len(second) == 3
+    assert any("gpu.py --device cuda --only addsr,seesr --dtypes bf16" in one for one in first)
+    assert any("gpu.py --device cuda --only addsr,seesr --dtypes fp16" in one for one in second)
+    (training,) = (one for one in second if "latent_training.py" in one and "--tiny" not in one)
+    assert "--only addsr --optim states=8bit --optim offload=true" in training
+    assert "--minutes 10.4 " in training
+    assert (place / "out" / "results.tar").is_file()
+
+
+def test_a_benchmark_that_fails_is_told_and_does_not_cost_the_others(place: Path) -> None:
+    stand_in = place / "bin" / "python3"
+    stand_in.write_text(
+        STAND_IN.replace("while (($#))", "[[ $* == *fp16* ]] && exit 3\nwhile (($#))")
+    )
+    done = subprocess.run(gpu_command(place, "1"), **settings(place))
+    assert done.returncode == 1
+    assert "gpu-fp16: FAILED" in done.stdout and "gpu-bf16: done" in done.stdout
+    assert (place / "out" / "results.tar").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["x"], "MINUTES: x is no number"), (["1"], "out is there already"), ([], "run-gpu-sd2.sh")],
+)
+def test_what_the_benchmarks_cannot_do_is_named(
+    place: Path, words: list[str], message: str
+) -> None:
+    (place / "out").mkdir()
+    done = subprocess.run(gpu_command(place, *words), **settings(place))
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_sigterm_reaches_both_benchmarks(place: Path) -> None:
+    stand_in = place / "bin" / "python3"
+    stand_in.write_text(
+        STAND_IN.replace("--output ]]", "--docs ]]").replace("$out/stopped", "$out/stopped-$$")
+    )
+    running = subprocess.Popen(gpu_command(place, "5"), **settings(place, SLOW="1"))
+    deadline = time.monotonic() + 20
+    while (
+        len((place / "calls").read_text().splitlines() if (place / "calls").is_file() else []) < 2
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.3)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(15) == 143
+    assert len(list((place / "out" / "try").glob("stopped-*"))) == 2
+    running.communicate()
