@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from addsr.diffusion.addsr import PSR_WEIGHT, RELEASED_PSR_WEIGHT, Cue, few_step_levels
@@ -13,6 +12,7 @@ from .options import Options
 from .seesr import RefineDecoder, SeeSRPipeline
 from .seesr_stages import Refinement
 from .stages import StepEnded
+from .walk import NoiseSource
 
 
 class AddSRPipeline(SeeSRPipeline):
@@ -47,7 +47,7 @@ class AddSRPipeline(SeeSRPipeline):
         options: Options,
         control_scale: float,
         refined: Refinement,
-        generator: torch.Generator | None,
+        generator: NoiseSource,
         ended: StepEnded,
     ) -> Tensor:
         return self._stages.sample_few(z_lr, cue, options, control_scale, refined, generator, ended)

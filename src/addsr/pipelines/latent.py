@@ -125,7 +125,8 @@ class LatentPipeline(Generic[_Stages]):
                 chosen = {name: tensors[name] for name in names}
                 latents = _replaced(latents, callback(self, k, t, chosen))
             if progress is not None:
-                progress(len(results) * steps + k + 1, steps * pictures)
+                # of a batch all pictures are a step further
+                progress(len(results) * steps + (k + 1) * len(latents), steps * pictures)
             return latents
 
         return ended

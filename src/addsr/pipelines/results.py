@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,19 @@ def share_out(generator: Seeds, count: int) -> list[torch.Generator | None]:
             f"generator: {len(generator)} given for {count} pictures; give one, or one for each"
         )
     return list(generator)
+
+
+def in_batches(sizes: Sequence[tuple[int, int]], most: int) -> Iterator[range]:
+    """Places of pictures of one size, one behind the other, `most` at a time.
+
+    >>> list(in_batches([(8, 8), (8, 8), (8, 8), (8, 9)], 2))
+    [range(0, 2), range(2, 3), range(3, 4)]
+    """
+    first = 0
+    for k in range(1, len(sizes) + 1):
+        if k == len(sizes) or k - first == most or sizes[k] != sizes[first]:
+            yield range(first, k)
+            first = k
 
 
 def finish(

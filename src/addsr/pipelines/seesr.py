@@ -17,7 +17,7 @@ from addsr.diffusion.addsr import (
     SEESR_STEPS,
     Cue,
 )
-from addsr.errors import ModelError, OptionError
+from addsr.errors import MemoryLimitError, ModelError, OptionError
 from addsr.image.alpha import fill_transparent
 from addsr.image.color import ColorFix
 from addsr.image.kinds import Picture
@@ -26,9 +26,9 @@ from addsr.nets.seesr import ControlledUnet
 from addsr.nets.seesr.image_attention import IMAGE_WIDTH, WIDTH
 from addsr.nets.tiny_decoder import TinyDecoder
 
-from .canvas import Canvas, make_canvas
+from .canvas import make_canvas
 from .compiled import CompileMode
-from .config import PipelineConfig, check_one_of
+from .config import PipelineConfig, check_one_of, check_whole
 from .latent import LatentPipeline, Progress, StepEnd
 from .options import Options, OutputType, Parts, check_options
 from .prompts import (
@@ -39,10 +39,11 @@ from .prompts import (
     TextEncoder,
     join_words,
 )
-from .results import PipelineOutput, Seeds, accept_all, finish, join, share_out
-from .seesr_stages import Refinement, SeeSRStages
+from .results import PipelineOutput, Seeds, accept_all, finish, in_batches, join, share_out
+from .seesr_stages import Refinement, Seen, SeeSRStages
 from .stages import StepEnded
 from .tiny import PART
+from .walk import NoiseSource
 
 log = logging.getLogger(__name__)
 
@@ -244,6 +245,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         tile: int | None = None,
         tile_overlap: int | None = None,
         tile_batch: int = 4,
+        picture_batch: int = 1,
         vae_tile: int | None = 1024,
         color_fix: ColorFix = "adain",
         start: Literal["image", "noise"] = "image",
@@ -256,7 +258,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
     ) -> PipelineOutput | tuple[Any]:
         """The restored picture, or pictures, `upscale` times larger.
 
-        Pictures go one after the other; each has a prompt of its own tags.
+        Each picture has a prompt of its own tags.
 
         Args:
             image: a path, PIL image, array `(H, W, C)`, tensor `(B, C, H, W)`, or a list of them.
@@ -278,6 +280,9 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             tile: side of the sampler's tiles in pixels of the result; the model's own if None.
             tile_overlap: half a tile if None; the 32 px of the released program leave seams.
             tile_batch: tiles that go through the networks together; it does not change the result.
+            picture_batch: pictures of one size, one behind the other, that go through everything
+                together: less time for each and more memory. With a generator for each picture it
+                does not change results either.
             vae_tile: above this many pixels squared the VAE works in strips, which does not
                 change the result either; None: only once memory runs out.
             color_fix: "adain", "wavelet" or "none", on the whole picture.
@@ -319,6 +324,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             output=output_type,
         )
         check_one_of("refine_decoder", refine_decoder, ("full", "tiny"))
+        check_whole("picture_batch", picture_batch, 1)
         weight = self._check(options, psr_weight, released_quirks)
         self._check_decoder(refine_decoder)
         self._check_tokens(image_tokens)
@@ -340,28 +346,29 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             results,
             len(pictures),
         )
-        for (picture, profile), seed in zip(pictures, seeds, strict=True):
+        embed = self.tagger.embed if self.tagger and refresh_tokens else None
+        refined = Refinement(
+            weight, embed if image_tokens is None else None, refine_decoder == "tiny"
+        )
+
+        def see(picture: Picture, profile: bytes | None, seed: torch.Generator | None) -> Seen:
             rgb = picture.rgb
             if picture.alpha is not None:
                 rgb = fill_transparent(rgb, picture.alpha)
             tokens, tags = self._look(rgb, image_tokens)
             seen.append(tags)
-            own = options
+            context = options.context
             if prompt_embeds is None and self.text_encoder is not None:
-                words = join_words(
-                    self.text_encoder, tags, prompt, added_prompt, is_cut=released_quirks
+                context = self._embed(
+                    join_words(
+                        self.text_encoder, tags, prompt, added_prompt, is_cut=released_quirks
+                    )
                 )
-                own = self._with_context(options, self.text_encoder(words))
-            embed = self.tagger.embed if self.tagger and refresh_tokens else None
-            refined = Refinement(
-                weight, embed if image_tokens is None else None, refine_decoder == "tiny"
-            )
-            z, canvas = self._sample(picture, rgb, tokens, own, control_scale, refined, seed, ended)
-            if options.output == "latent":
-                results.append(z.cpu())
-                continue
-            restored = canvas.empty(self._stages.decode(z, (), own))
-            results.append(finish(restored, rgb, picture, profile, canvas, own))
+            return Seen(picture, profile, rgb, tokens, context, seed)
+
+        for group in in_batches([picture.size for picture, _ in pictures], picture_batch):
+            some = [see(*pictures[k], seeds[k]) for k in group]
+            results += self._restore(some, options, control_scale, refined, ended)
         images = join(results, options.output)
         told = None if self.tagger is None else seen
         return PipelineOutput(images, told) if return_dict else (images,)
@@ -388,14 +395,16 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
                 "refine_decoder: SeeSR decodes nothing between steps; use AddSR, or leave it out"
             )
 
-    def _with_context(self, options: Options, context: Tensor) -> Options:
-        """`options` with the prompt of one picture."""
+    def _embed(self, words: str) -> Tensor:
+        """The prompt of one picture."""
+        assert self.text_encoder is not None
+        context = self.text_encoder(words)
         if context.shape != self.prompt_embeds.shape:
             raise ModelError(
                 f"text_encoder: gave {tuple(context.shape)} for a prompt and not "
                 f"{tuple(self.prompt_embeds.shape)}; use the one that the U-Net was trained with"
             )
-        return replace(options, context=context)
+        return context
 
     def _check_tokens(self, image_tokens: Tensor | None) -> None:
         if image_tokens is None:
@@ -421,28 +430,58 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         tokens = seen.embeds if image_tokens is None else image_tokens
         return tokens, [tag.name for tag in seen.tags[0]]
 
-    def _sample(
+    def _restore(
         self,
-        picture: Picture,
-        rgb: Tensor,
-        tokens: Tensor,
+        some: Sequence[Seen],
         options: Options,
         control_scale: float,
         refined: Refinement,
-        generator: torch.Generator | None,
         ended: StepEnded,
-    ) -> tuple[Tensor, Canvas]:
-        """The restored latent and the canvas that it fills."""
+    ) -> list[Any]:
+        """The results of pictures of one size; those that do not fit together go one by one."""
+        before = [None if one.seed is None else one.seed.get_state() for one in some]
+        try:
+            return self._restore_at_once(some, options, control_scale, refined, ended)
+        except MemoryLimitError as error:
+            if len(some) == 1:
+                raise
+            log.warning("%d pictures do not fit together, one by one: %s", len(some), error)
+        # outside of the handler: its traceback would keep the failed batch alive
+        for one, state in zip(some, before, strict=True):
+            if one.seed is not None and state is not None:
+                one.seed.set_state(state)
+        singles = [
+            self._restore_at_once([one], options, control_scale, refined, ended) for one in some
+        ]
+        return [result for single in singles for result in single]
+
+    def _restore_at_once(
+        self,
+        some: Sequence[Seen],
+        options: Options,
+        control_scale: float,
+        refined: Refinement,
+        ended: StepEnded,
+    ) -> list[Any]:
         stages = self._stages
         canvas = make_canvas(
-            picture.size, options.upscale, options.tile, stages.factor, self._multiple,
+            some[0].picture.size, options.upscale, options.tile, stages.factor, self._multiple,
             self.config.tile,
         )  # fmt: skip
-        filled = canvas.fill(rgb)  # (1, 3, H, W) in [-1, 1], on the CPU
-        z_lr, _ = stages.encode(filled, options, generator, False)
-        cue = Cue((filled + 1) / 2, tokens)
-        z = self._run(z_lr, cue, options, control_scale, refined, generator, ended)
-        return z, canvas
+        # (B, 3, H, W) in [-1, 1], on the CPU
+        filled = torch.cat([canvas.fill(one.rgb) for one in some])
+        cue = Cue((filled + 1) / 2, torch.cat([one.tokens for one in some]))
+        own = replace(options, context=torch.cat([one.context for one in some]))
+        seeds = [one.seed for one in some]
+        z_lr, _ = stages.encode(filled, own, seeds, False)
+        z = self._run(z_lr, cue, own, control_scale, refined, seeds, ended)
+        if options.output == "latent":
+            return list(z.cpu().split(1))
+        restored = canvas.empty(stages.decode(z, (), own)).split(1)
+        return [
+            finish(part, one.rgb, one.picture, one.profile, canvas, own)
+            for part, one in zip(restored, some, strict=True)
+        ]
 
     def _run(
         self,
@@ -451,7 +490,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         options: Options,
         control_scale: float,
         refined: Refinement,
-        generator: torch.Generator | None,
+        generator: NoiseSource,
         ended: StepEnded,
     ) -> Tensor:
         return self._stages.sample_many(z_lr, cue, options, control_scale, generator, ended)

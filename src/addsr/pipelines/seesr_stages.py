@@ -18,13 +18,27 @@ from addsr.diffusion.addsr import (
     sample_seesr_latent,
 )
 from addsr.diffusion.ddpm import start_latent
+from addsr.image.kinds import Picture
 from addsr.nets.seesr import ConditionEncoder, ControlledUnet, encode_in_strips
 from addsr.nets.tiny_decoder import TinyDecoder, decode_in_strips
 
 from .options import Options
 from .stages import LatentStages, StepEnded
 from .tiny import PART
-from .walk import draw
+from .walk import NoiseSource, draw
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture before it is restored, with what is known of it."""
+
+    picture: Picture
+    profile: bytes | None
+    rgb: Tensor
+    tokens: Tensor
+    context: Tensor
+    """The embedding of its prompt."""
+    seed: torch.Generator | None
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ class SeeSRStages(LatentStages):
         options: Options,
         control_scale: float,
         refined: Refinement,
-        generator: torch.Generator | None,
+        generator: NoiseSource,
         ended: StepEnded,
     ) -> Tensor:
         """AddSR's restored latent, float32.
@@ -110,7 +124,7 @@ class SeeSRStages(LatentStages):
         cue: Cue,
         options: Options,
         control_scale: float,
-        generator: torch.Generator | None,
+        generator: NoiseSource,
         ended: StepEnded,
     ) -> Tensor:
         """SeeSR's restored latent, float32.
@@ -156,7 +170,7 @@ class SeeSRStages(LatentStages):
         self._check(x, "tiny decoder")
         return x
 
-    def _start(self, z_lr: Tensor, options: Options, generator: torch.Generator | None) -> Tensor:
+    def _start(self, z_lr: Tensor, options: Options, generator: NoiseSource) -> Tensor:
         noise = next(_noises(z_lr, generator))
         return start_latent(z_lr, noise, from_noise=options.from_noise)
 
@@ -202,7 +216,7 @@ class SeeSRStages(LatentStages):
         return self._in_strips(x.shape, options, lambda: whole(x), striped)
 
 
-def _noises(like: Tensor, generator: torch.Generator | None) -> Iterator[Tensor]:
+def _noises(like: Tensor, generator: NoiseSource) -> Iterator[Tensor]:
     """Standard normal latents, drawn on the CPU whatever the device."""
     while True:
         yield draw(tuple(like.shape), generator).to(like.device)

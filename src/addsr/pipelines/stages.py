@@ -30,7 +30,7 @@ from addsr.nets.stablesr.strips import StripVae
 
 from .compiled import Compiled, CompileMode
 from .options import Options
-from .walk import Walk, draw
+from .walk import NoiseSource, Walk, draw
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class LatentStages:
         self,
         given: Tensor,
         options: Options,
-        generator: torch.Generator | None,
+        generator: NoiseSource,
         has_taps: bool,
     ) -> tuple[Tensor, Taps]:
         """The scaled latent of the canvas `given`, float32, and the features for the decoder.

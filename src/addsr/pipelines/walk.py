@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +25,8 @@ from .config import Spacing
 
 log = logging.getLogger(__name__)
 
+NoiseSource = torch.Generator | Sequence[torch.Generator | None] | None
+"""One generator for all, or one for each picture of a batch; None: torch's own."""
 OWN = ("ddpm", "ddim")
 _NAMES: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}
 _TRAINED: dict[str, object] = {
@@ -182,10 +184,12 @@ def check_scheduler(scheduler: Any, prediction: Prediction) -> Any:
     return scheduler
 
 
-def draw(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+def draw(shape: tuple[int, ...], generator: NoiseSource) -> Tensor:
     """Standard normal float32 numbers on the CPU: the same for every device that samples.
 
-    A generator on another device draws there.
+    A generator on another device draws there. Of several each draws for an entry of its own.
     """
+    if isinstance(generator, Sequence):
+        return torch.cat([draw((1, *shape[1:]), one) for one in generator])
     device = generator.device if generator is not None else "cpu"
     return torch.randn(shape, generator=generator, device=device).cpu()
