@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from gpu_cases import SIZES, STEPS, VARIANTS, Case, model_steps, ordered
 from gpu_data import add, facts, is_same, take_over, write
-from gpu_models import Timed, as_model, build, count, parts_of, work_of
+from gpu_models import Timed, as_model, build, count, fuse, parts_of, work_of
 from gpu_page import render
 from torch import Tensor
 
@@ -59,10 +59,14 @@ def set_variant(pipe: Any, name: str) -> None:
 
     What is compiled stays so from size to size of one variant: compiling takes minutes.
     """
-    wanted = (VARIANTS[name].is_channels_last, VARIANTS[name].compiled)
-    if getattr(pipe, _VARIANT, (False, None)) == wanted:
+    variant = VARIANTS[name]
+    wanted = (variant.is_channels_last, variant.compiled, variant.is_fused)
+    before = getattr(pipe, _VARIANT, (False, None, False))
+    if before == wanted:
         return
-    setattr(pipe, _VARIANT, ())  # should the rest fail
+    setattr(pipe, _VARIANT, (False, None, True))  # should the rest fail
+    if variant.is_fused != before[2]:
+        fuse(pipe, is_wanted=variant.is_fused)
     pipe.to(torch.channels_last if wanted[0] else torch.contiguous_format)
     if wanted[1] is not None:
         torch.compiler.reset()  # what was compiled for another setting counts against a limit
@@ -72,7 +76,7 @@ def set_variant(pipe: Any, name: str) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One call, in seconds."""
+    """One call, in seconds for each picture."""
 
     seconds: float
     gaps: list[float]
@@ -211,7 +215,8 @@ class Bench:
     def _run(self, case: Case, steps: int) -> dict[str, Any]:
         pipe, options = self._pipe(case), self._call(case)
         generator = torch.Generator().manual_seed(0)
-        lr = torch.rand(1, 3, case.size // 4, case.size // 4, generator=generator)
+        pictures = VARIANTS[case.variant].pictures
+        lr = torch.rand(pictures, 3, case.size // 4, case.size // 4, generator=generator)
         found: dict[str, Any] = {"measured_steps": steps}
         setting = (case.model, case.size, case.dtype, case.variant)
         if setting not in self.warm:
@@ -266,9 +271,9 @@ class Bench:
             callback_on_step_end=ended, **options,
         )  # fmt: skip
         self._wait()
-        seconds = time.perf_counter() - started
-        gaps = [b - a for a, b in itertools.pairwise(ends)]
-        return Run(seconds, gaps, {k: one.seconds for k, one in words.items()})
+        seconds, n = time.perf_counter() - started, len(lr)
+        gaps = [(b - a) / n for a, b in itertools.pairwise(ends)]
+        return Run(seconds / n, gaps, {k: one.seconds / n for k, one in words.items()})
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

@@ -22,23 +22,31 @@ class Variant:
     call: tuple[tuple[str, Any], ...] = ()
     """Arguments of the call."""
     models: tuple[str, ...] = ("addsr", "seesr", "stablesr")
+    pictures: int = 1
+    """Of one call; figures are of one of them."""
+    is_fused: bool = False
+    """Whether queries, keys and values of an attention come of one matrix product."""
     only_large: bool = False
     """Whether it does nothing for a picture of one tile."""
 
 
 TINY = (("refine_decoder", "tiny"),)
+BATCH = (("picture_batch", 4),)
 VARIANTS = {
     "plain": Variant(),
     "channels-last": Variant(True),
     "tiny-decoder": Variant(call=TINY, models=("addsr",)),
+    "batch-4": Variant(True, call=BATCH, models=("addsr", "seesr"), pictures=4),
     "tile-batch-1": Variant(call=(("tile_batch", 1),), only_large=True),
     "tile-batch-16": Variant(call=(("tile_batch", 16),), only_large=True),
     "vae-whole": Variant(call=(("vae_tile", None),), only_large=True),
     "graphs-channels-last": Variant(True, "reduce-overhead"),
     "graphs-tiny-decoder": Variant(True, "reduce-overhead", TINY, ("addsr",)),
+    "graphs-batch-4": Variant(True, "reduce-overhead", BATCH, ("addsr", "seesr"), pictures=4),
     "compile": Variant(False, "default"),
     "compile-channels-last": Variant(True, "default"),
     "graphs": Variant(False, "reduce-overhead"),
+    "graphs-fused": Variant(True, "reduce-overhead", is_fused=True),
 }
 """In the order in which they are measured: what is alike in layout and mode is compiled once."""
 

@@ -93,6 +93,33 @@ def as_model(name: str, pipe: Any) -> Any:
     return kind(**{**pipe.components, "config": replace(pipe.config, steps=kind.steps)})
 
 
+def fuse(pipe: Any, *, is_wanted: bool) -> None:
+    """Has each attention of U-Net, ControlNet and VAE make all it can of one product, or no more.
+
+    diffusers' own fusing knows no ControlNet. The joined matrices are copies beside the others.
+    """
+    from diffusers.models.attention_processor import (
+        Attention,
+        AttnProcessor2_0,
+        FusedAttnProcessor2_0,
+    )
+
+    for net in pipe.networks.values():
+        for module in net.modules():
+            if not isinstance(module, Attention):
+                continue
+            if is_wanted:
+                with torch.no_grad():
+                    module.fuse_projections()
+                module.set_processor(FusedAttnProcessor2_0())
+                continue
+            for name in ("to_qkv", "to_kv"):
+                if hasattr(module, name):
+                    delattr(module, name)
+            module.fused_projections = False
+            module.set_processor(AttnProcessor2_0())
+
+
 class Timed:
     """A tagger or a text encoder, with the seconds that its calls took."""
 

@@ -113,13 +113,16 @@ def test_a_case_that_fails_does_not_cost_the_others(
 
 
 def test_addsr_and_seesr_are_measured_with_their_parts(gpu: Any, tmp_path: Path) -> None:
-    chosen = options(tmp_path, sizes="32", steps="1,3", variants="tiny-decoder", only="seesr,addsr")
+    chosen = options(
+        tmp_path, sizes="32", steps="1,3", variants="tiny-decoder,batch-4", only="seesr,addsr"
+    )
     assert gpu.main(chosen) == 0
     (run,) = json.loads((tmp_path / "gpu.json").read_text())["runs"]
     rows = {(r["model"], r["steps"], r["variant"]): r for r in run["rows"]}
     assert list(rows) == [
         ("addsr", 1, "plain"), ("addsr", 3, "plain"), ("seesr", 1, "plain"),
-        ("seesr", 3, "plain"), ("addsr", 3, "tiny-decoder"),
+        ("seesr", 3, "plain"), ("addsr", 3, "tiny-decoder"), ("addsr", 1, "batch-4"),
+        ("addsr", 3, "batch-4"), ("seesr", 1, "batch-4"),
     ]  # fmt: skip
     for row in rows.values():
         assert 0 < row["tagger_seconds"] + row["text_encoder_seconds"] < row["seconds"]
@@ -214,8 +217,24 @@ def test_what_is_compiled_is_kept_for_other_sizes_and_steps(
     for case in compiled:
         if case.model == "addsr":
             gpu.set_variant(pipe, case.variant)
-    # CUDA graphs with and without the tiny decoder are of one compilation
-    assert len(resets) == 4
+    # CUDA graphs with and without the tiny decoder, or with more pictures, are of one compilation
+    assert len(resets) == 5
+
+
+def test_fused_products_give_the_same_and_are_undone(gpu: Any) -> None:
+    pipe = gpu.build("addsr", "cpu", torch.float32, is_tiny=True)
+    lr = torch.rand(1, 3, 8, 8)
+
+    def run() -> Any:
+        return pipe(lr, 2, generator=torch.Generator().manual_seed(0), output_type="pt").images
+
+    wanted, names = run(), [set(net.state_dict()) for net in pipe.networks.values()]
+    gpu.fuse(pipe, is_wanted=True)
+    assert any(name.endswith("to_qkv.weight") for name in pipe.networks["controlnet"].state_dict())
+    torch.testing.assert_close(run(), wanted, rtol=1e-3, atol=1e-4)
+    gpu.fuse(pipe, is_wanted=False)
+    assert [set(net.state_dict()) for net in pipe.networks.values()] == names
+    assert torch.equal(run(), wanted)
 
 
 def test_parts_are_timed_where_their_code_is_there_already(gpu: Any) -> None:

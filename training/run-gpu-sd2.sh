@@ -33,8 +33,8 @@ if [[ -e $out ]]; then
 fi
 export PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 device=cuda models=addsr,seesr memory=(--only addsr)
-layouts=channels-last,tiny-decoder,graphs-channels-last,graphs-tiny-decoder
-bf16=(--variants "$layouts,compile-channels-last") fp16=(--variants "$layouts")
+layouts=channels-last,tiny-decoder,batch-4,graphs-channels-last,graphs-tiny-decoder
+bf16=(--variants "$layouts,compile-channels-last,graphs-fused") fp16=(--variants "$layouts")
 for one in ${OPTIM:-}; do memory+=(--optim "$one"); done
 if [[ -n ${TINY:-} ]]; then
   device=cpu
