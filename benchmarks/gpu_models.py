@@ -11,6 +11,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -274,10 +275,16 @@ def parts_of(name: str, pipe: Any, size: int) -> dict[str, Part]:
     }
 
 
-@torch.no_grad()
 def count(name: str, size: int, *, is_tiny: bool) -> dict[str, float]:
     """Floating-point operations of each part, two for a multiplication and its addition."""
-    pipe = as_model(name, build(name, "meta", torch.float32, is_tiny=is_tiny))
+    # SeeSR's parts are AddSR's
+    return dict(_count("addsr" if name == "seesr" else name, size, is_tiny))
+
+
+@cache
+@torch.no_grad()
+def _count(name: str, size: int, is_tiny: bool) -> dict[str, float]:
+    pipe = build(name, "meta", torch.float32, is_tiny=is_tiny)
     found: dict[str, float] = {}
     for part, run in parts_of(name, pipe, size).items():
         with FlopCounterMode(display=False) as counter:
