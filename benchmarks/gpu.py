@@ -83,6 +83,7 @@ class Run:
     """From each step's end to the next one's."""
     words: dict[str, float]
     """Of what finds words, within `seconds`."""
+    images: Tensor
 
 
 class Bench:
@@ -101,6 +102,8 @@ class Bench:
         from."""
         self.per_pixel: dict[tuple[str, str], float] = {}
         """Seconds of everything but the steps, likewise."""
+        self.plain: dict[tuple[Any, ...], Tensor] = {}
+        """Pictures of the plain rows."""
 
     def left(self) -> float:
         return self.end - time.monotonic()
@@ -247,11 +250,22 @@ class Bench:
             if not gaps:
                 return {"not_run": "the time was over"}
             seconds += (case.steps - steps) * found["seconds_per_step"]
-        found |= {"seconds": seconds, "runs": len(runs)}
+        found |= {"seconds": seconds, "runs": len(runs)} | self._compared(case, steps, runs[0])
         if self.device.type == "cuda":
             found["peak_bytes"] = torch.cuda.max_memory_allocated()
             found["reserved_bytes"] = torch.cuda.max_memory_reserved()
         return found
+
+    def _compared(self, case: Case, steps: int, run: Run) -> dict[str, float]:
+        """How far the picture of a variant is from the plain one of the same steps and seed."""
+        key = (case.model, case.size, case.dtype, steps)
+        if case.variant == "plain":
+            self.plain[key] = run.images
+        told = VARIANTS[case.variant]
+        if case.variant == "plain" or key not in self.plain or told.pictures > 1:
+            return {}
+        gap = (run.images - self.plain[key]).abs()
+        return {"mean_difference": float(gap.mean()), "largest_difference": float(gap.max())}
 
     def _time(self, pipe: Any, lr: Tensor, steps: int, options: dict[str, Any]) -> Run:
         """A whole call."""
@@ -266,14 +280,15 @@ class Bench:
             one.seconds = 0.0
         self._wait()
         started = time.perf_counter()
-        pipe(
+        output = pipe(
             lr, steps, generator=torch.Generator().manual_seed(1), output_type="pt",
             callback_on_step_end=ended, **options,
         )  # fmt: skip
         self._wait()
         seconds, n = time.perf_counter() - started, len(lr)
         gaps = [(b - a) / n for a, b in itertools.pairwise(ends)]
-        return Run(seconds / n, gaps, {k: one.seconds / n for k, one in words.items()})
+        told = {k: one.seconds / n for k, one in words.items()}
+        return Run(seconds / n, gaps, told, output.images)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

@@ -23,7 +23,8 @@ Memory is the peak of what torch had allocated, weights included.
 "Words" is what finds words for a picture and is part of the seconds: the tagger (RAM) and the text
 encoder. TFLOP/s are counted operations (torch's FlopCounterMode, two for a multiplication and its
 addition) by the seconds of the row; the floor is those operations at what the card can do at most
-in half precision without sparsity.
+in half precision without sparsity. "Differs by" is the mean difference of a variant's picture from
+the plain one, of 1: layouts and compilation change rounding alone, which random networks amplify.
 """
 _NAMES = {"addsr": "AddSR", "seesr": "SeeSR", "stablesr": "StableSR"}
 _VARIANTS = {
@@ -89,7 +90,7 @@ def _table(rows: list[Row], plain: list[Row], run: Row) -> str:
     heads += ["seconds", "s / step"]
     heads += ["tagger s", "text encoder s", "without words"] if has_words else []
     heads += ["TFLOP/s", "floor s", "peak GiB"]
-    heads += ["times faster"] if plain else ["MP/s"]
+    heads += ["times faster", "differs by"] if plain else ["MP/s"]
     lines = [
         "| " + " | ".join([*heads, "note"]) + " |",
         "|" + "---|" * left + "---:|" * (len(heads) - left) + "---|",
@@ -113,7 +114,7 @@ def _table(rows: list[Row], plain: list[Row], run: Row) -> str:
         peak = row.get("peak_bytes")
         cells.append(f"{peak / 2**30:.2f}" if peak else "-")
         if plain:
-            cells.append(_faster(row, plain))
+            cells += [_faster(row, plain), _digits(row.get("mean_difference"))]
         else:
             cells.append(_digits(row["size"] ** 2 / 1e6 / row["seconds"]))
         lines.append("| " + " | ".join([*cells, _note(row)]) + " |")

@@ -294,6 +294,8 @@ def check(options: argparse.Namespace) -> None:
         raise OptionError(f"budgets: {options.budgets!r} must be whole numbers of GB, by commas")
     options.budgets = [int(part) for part in parts]
     known = [field.name for field in fields(OptimConfig)]
+    # what a recipe can do for memory is measured unasked
+    options.optim = [f"{one}=true" for one in ("offload",) if one in known] + options.optim
     for one in options.optim:
         if one.partition("=")[0] not in known or "=" not in one:
             raise OptionError(f"optim: {one!r} must be NAME=VALUE with one of {', '.join(known)}")

@@ -53,6 +53,9 @@ def test_every_case_becomes_a_row_and_the_page_comes_from_the_json(
         (32, 2, "channels-last"), (64, 2, "channels-last"), (64, 2, "tile-batch-1"),
     }  # fmt: skip
     assert all(row["seconds"] > 0 for row in rows.values())
+    for row in rows.values():  # another layout rounds otherwise and no more
+        assert row.get("mean_difference", 0.0) < 1e-3
+    assert "mean_difference" in rows[64, 2, "tile-batch-1"]
     short, whole = rows[64, 9, "plain"], rows[32, 9, "plain"]
     assert short["measured_steps"] == 2 and whole["measured_steps"] == 9
     assert short["seconds"] > 7 * short["seconds_per_step"]
@@ -126,6 +129,8 @@ def test_addsr_and_seesr_are_measured_with_their_parts(gpu: Any, tmp_path: Path)
     ]  # fmt: skip
     for row in rows.values():
         assert 0 < row["tagger_seconds"] + row["text_encoder_seconds"] < row["seconds"]
+    assert rows["addsr", 3, "tiny-decoder"]["mean_difference"] > 1e-5
+    assert "mean_difference" not in rows["addsr", 3, "batch-4"]
     (parts,) = run["parts"]
     counted = run["counted"]["addsr 32"]
     assert parts["parts"].keys() == counted["parts"].keys() >= {"network", "tiny decoder"}

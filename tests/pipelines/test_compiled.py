@@ -27,11 +27,9 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     from torch._dynamo.utils import counters
 
     make = torch.compile
-    options: list[dict[str, Any]] = []
 
-    def trace(function: Any, *, mode: str, **more: Any) -> Any:
-        options.append({"mode": mode, **more})
-        return make(function, backend="eager", **more)
+    def trace(function: Any, *, dynamic: bool | None, fullgraph: bool, **_: Any) -> Any:
+        return make(function, backend="eager", dynamic=dynamic, fullgraph=fullgraph)
 
     monkeypatch.setattr(compiled.torch, "compile", trace)
     torch.compiler.reset()
@@ -81,25 +79,32 @@ def test_compiled_functions_see_the_same_shapes_in_all_steps_and_tiles(
 
 
 @pytest.mark.slow
-def test_nothing_is_compiled_again_for_steps_and_tiles(
+def test_nothing_is_compiled_again_for_other_steps(
     make_addsr: Callable[..., Any], traced: Callable[[], int]
 ) -> None:
     pipe = make_addsr()
-    sizes = [(8, 8), (16, 16)]  # 1 and 9 tiles
-    wanted = [run(pipe, *size, num_inference_steps=2) for size in sizes]
+    wanted = [run(pipe, num_inference_steps=n) for n in (2, 4)]
     pipe.compile()
-    counts = []
-    for size, one in zip(sizes, wanted, strict=True):
-        got = run(pipe, *size, num_inference_steps=2)
+    for steps, one in zip((2, 4), wanted, strict=True):
+        got = run(pipe, num_inference_steps=steps)
         torch.testing.assert_close(got, one, rtol=1e-3, atol=1e-4)
-        counts.append(traced())
-    # of each: the network for one tile, the picture's map, encoding, decoding; then the network
-    # for four tiles, and the others for another size
-    assert counts == [4, 8]
-    run(pipe, 20, 20, num_inference_steps=2)
-    run(pipe, num_inference_steps=4)
-    run(pipe, num_inference_steps=1, psr_weight=0.3)
-    assert traced() == 8
+    run(pipe, num_inference_steps=3, psr_weight=0.3)
+    assert traced() == 4  # the network, the picture's map, encoding, decoding
+
+
+def test_what_runs_on_whole_pictures_is_compiled_three_times_at_most(
+    make_addsr: Callable[..., Any], traced: Callable[[], int]
+) -> None:
+    stages = make_addsr()._stages
+    stages.compile("default")
+    options: Any = SimpleNamespace(strip_pixels=None)
+    counts: list[int] = []
+    with torch.no_grad():
+        # on a CPU torch chooses other convolutions for smaller ones, in one more compilation
+        for height, width in ((256, 256), (320, 320), (288, 288), (224, 256), (320, 240)):
+            stages._encode_condition(torch.rand(1, 3, height, width), options)
+            counts.append(traced())
+    assert counts == [1, 2, 2, 3, 3]
 
 
 @pytest.mark.slow
@@ -178,6 +183,20 @@ def test_graphs_results_are_not_overwritten_by_the_next_run(
     assert first.tolist() == also.tolist() == [1, 1] and len(marks) == 2
     plain = Compiled("default")("net", replay)
     assert plain(torch.ones(2))[0] is place and len(marks) == 2
+
+
+def test_code_for_any_size_runs_without_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(compiled.torch, "compile", lambda f, **more: (asked.append(more), f)[1])
+    call = Compiled("reduce-overhead")
+    call("net", lambda x: x, has_one_shape=True)
+    call("decode", lambda x: x)
+    Compiled("default")("decode", lambda x: x)
+    assert [one["dynamic"] for one in asked] == [False, None, None]
+    assert asked[0]["mode"] == "reduce-overhead" and asked[2]["mode"] == "default"
+    assert asked[1]["options"] == {
+        "triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True
+    }  # fmt: skip
 
 
 def test_too_many_shapes_go_on_uncompiled(

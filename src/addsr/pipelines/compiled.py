@@ -60,10 +60,26 @@ class Compiled:
             return function
         if name not in self._made:
             made = torch.compile(
-                function, mode=self.mode, dynamic=False if has_one_shape else None, fullgraph=True
+                function,
+                dynamic=False if has_one_shape else None,
+                fullgraph=True,
+                **_settings(self.mode, has_one_shape),
             )
             self._made[name] = _told(_replayed(made) if self.has_graphs else made, function)
         return self._made[name]
+
+
+def _settings(mode: str, has_one_shape: bool) -> dict[str, Any]:
+    """Arguments of torch.compile for a mode.
+
+    Code for any size runs without graphs: one would be recorded, and its memory kept, for each.
+    """
+    if mode not in GRAPH_MODES or has_one_shape:
+        return {"mode": mode}
+    from torch._inductor import list_mode_options
+
+    skip = {"triton.cudagraph_skip_dynamic_graphs": True}
+    return {"options": {**list_mode_options(mode), **skip}}
 
 
 def _replayed(made: Callable[..., Any]) -> Callable[..., Any]:
