@@ -1,7 +1,7 @@
 """torch.compile for the networks of a pipeline, with CUDA graphs where they are wanted.
 
 What runs on tiles has the same shapes all along, over steps, timesteps and pictures; what runs on a
-whole picture is compiled for the first size it meets, then for any square, and then for any size.
+whole picture is compiled for the first size it meets and then for any.
 diffusers' `compile_repeated_blocks` would compile less and leave the launches between the blocks,
 which are what a GPU waits for here.
 """
@@ -53,8 +53,8 @@ class Compiled:
         Its results are its caller's own: no later run writes over them.
 
         Args:
-            has_one_shape: compile for each shape anew; otherwise a second and, where its sides are
-                unlike, a third shape bring code for all others.
+            has_one_shape: compile for each shape anew; otherwise the second one brings code for
+                all others.
         """
         if self.mode is None:
             return function

@@ -87,7 +87,7 @@ class LatentPipeline(Generic[_Stages]):
 
         Compiling takes a minute or more and changes results by rounding alone. Tiles have one
         shape, so steps and further pictures bring nothing new; the VAE is compiled for the first
-        size of picture and once or twice more for all others. What works in strips is not compiled.
+        size of picture and once more for all others. What works in strips is not compiled.
 
         Args:
             mode: torch.compile's; "reduce-overhead" records CUDA graphs, which pays for few tiles
