@@ -124,8 +124,8 @@ class Bench:
             text = reason if isinstance(error, AddsrError) else f"{type(error).__name__}: {reason}"
             return row | {"not_run": f"failed: {text[:200]}"}
         finally:
-            gc.collect()
             if self.device.type == "cuda":
+                gc.collect()
                 torch.cuda.empty_cache()
 
     def _affordable(self, case: Case) -> int:

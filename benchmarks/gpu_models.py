@@ -7,7 +7,6 @@ counts the multiplications of each part and of whole runs at full size, on a dev
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -290,8 +289,6 @@ def _count(name: str, size: int, is_tiny: bool) -> dict[str, float]:
         with FlopCounterMode(display=False) as counter:
             run()
         found[part] = float(counter.get_total_flops())
-    del pipe
-    gc.collect()
     return found
 
 
