@@ -198,10 +198,18 @@ class StudentConfig:
     """Weights file of the frozen teacher."""
     shares: tuple[float, float, float, float] = (0.55, 0.2, 0.15, 0.1)
     """Shares of a batch at the levels 1, .75, .5 and .25."""
+    regulation: str = "hr"
+    """What the teacher sees when it answers: `hr`, the clean picture area-averaged to the input's
+    size (AddSR's HR-regulated teacher), or `lr`, the input itself as in plain distillation."""
     psr_weight: float = 0.5
+    """Share of the last prediction in the condition of the next step; 0: no self-refinement, the
+    condition is the enlarged input at every step."""
     ta_base: float = 0.5
     ta_growth: float = 2.1
     """Timestep-adaptive weight ta_base * ta_growth**(step index)."""
+    ta_adaptive: bool = True
+    """False: every step has the mean of these weights over `shares`, so that distillation as a
+    whole weighs the same and only its distribution over the steps is another."""
     sharpen: float = 0.0
     """Unsharp masking of the target of the L1 and Haar terms; 0.5 is Real-ESRGAN's amount."""
     l1_weight: float = 0.5
@@ -240,6 +248,10 @@ class StudentConfig:
         _require(0 <= self.fidelity <= 1, "task.fidelity", self.fidelity, "0 to 1")
         _require(0 <= self.gate_share <= 1, "task.gate_share", self.gate_share, "0 to 1")
         _require(0 <= self.psr_weight <= 1, "task.psr_weight", self.psr_weight, "0 to 1")
+        ok = self.regulation in ("hr", "lr")
+        _require(ok, "task.regulation", self.regulation, "hr or lr")
+        for name in ("ta_base", "ta_growth"):
+            _require(getattr(self, name) > 0, f"task.{name}", getattr(self, name), "above 0")
         ok = 0 < self.perceptual_t[0] <= self.perceptual_t[1] < 1
         _require(ok, "task.perceptual_t", self.perceptual_t, "two numbers that rise, in (0, 1)")
         _require(self.sharpen >= 0, "task.sharpen", self.sharpen, "0 or more")

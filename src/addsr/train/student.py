@@ -46,7 +46,7 @@ class _Chain:
 
 
 class StudentTask(Task):
-    """Relativistic GAN, distillation from the HR-regulated teacher, perceptual and pixel losses."""
+    """Relativistic GAN, distillation from the teacher, perceptual and pixel losses."""
 
     name = "student"
 
@@ -71,7 +71,10 @@ class StudentTask(Task):
             warmup_steps=recipe.optim.warmup_steps,
         )
         self.adversary = Adversary(self, c, discriminator_optim, self.teacher.config.widths)
+        # tables and not numbers: the compiled code is then the same whatever the recipe's weights
         self.levels = torch.tensor(LEVELS[4], device=device)
+        self.refinement = torch.tensor([0.0, *[c.psr_weight] * 3], device=device)
+        self.adaptive = self._adaptive_weights().to(device)
         self.chain: list[_Chain] = []
         self.uses_features = c.perceptual_weight > 0 or c.head_share > 0
         if recipe.run.compile:
@@ -93,6 +96,14 @@ class StudentTask(Task):
         teacher = teacher.to(self.device, dtype)
         teacher = teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return teacher.eval().requires_grad_(False)
+
+    def _adaptive_weights(self) -> Tensor:
+        """The distillation loss's weight `(4,)` at each of the four levels."""
+        c = self.config
+        weights = timestep_adaptive(torch.arange(4), c.ta_base, c.ta_growth)
+        if not c.ta_adaptive:
+            weights = (weights * torch.tensor(c.shares)).sum().expand(4).clone()
+        return weights
 
     def counts(self, batch: int) -> list[int]:
         """How many samples of a batch stand at each of the four levels; they fall and add up."""
@@ -125,8 +136,9 @@ class StudentTask(Task):
         t, target = self.rand(len(hr)).clamp(0.02, 0.98), hr
         if c.distill_weight:
             noise_t = self.randn_like(hr)
+            seen = F.avg_pool2d(hr, 4) if c.regulation == "hr" else lr
             with torch.no_grad():
-                target = self.target(leaf.detach(), hr, t, noise_t)
+                target = self.target(leaf.detach(), seen, t, noise_t)
         rec, figures = self.reconstruct(leaf, hr, aim, index, target, t, maps_x, maps_hr)
         (gradient,) = torch.autograd.grad(rec, leaf, retain_graph=self.uses_features)
         gradient_adv, figures_g = self.adversary.oppose(leaf, enlarged, maps_x)
@@ -189,13 +201,13 @@ class StudentTask(Task):
         """One sampler step of each sample, at its own level, as `sample_addsr` does it."""
         t = self.levels[index]
         x_t = add_noise(previous, noise, t)
-        w = torch.where(index > 0, self.config.psr_weight, 0.0).view(-1, 1, 1, 1)
+        w = self.refinement[index].view(-1, 1, 1, 1)
         condition = w * previous + (1 - w) * enlarge(lr)
         return self.net(x_t, t, lr, condition, fidelity)
 
-    def _target(self, x: Tensor, hr: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The HR-regulated teacher's x0 from the student's noised prediction."""
-        return self.teacher(add_noise(x.clamp(0, 1), noise, t), t, F.avg_pool2d(hr, 4)).clamp(0, 1)
+    def _target(self, x: Tensor, seen: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The teacher's x0 from the student's noised prediction, conditioned on `seen`."""
+        return self.teacher(add_noise(x.clamp(0, 1), noise, t), t, seen).clamp(0, 1)
 
     def _perceive(self, x: Tensor, hr: Tensor, lr: Tensor, noise: Tensor, t: Tensor) -> Any:
         """The frozen teacher's feature maps of both pictures, noised alike."""
@@ -218,9 +230,10 @@ class StudentTask(Task):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         c = self.config
         pixel, low, high = l1(x, aim).mean(), low_frequency(x, hr).mean(), haar(x, aim).mean()
-        adaptive = timestep_adaptive(index, c.ta_base, c.ta_growth)
         # (1 - t) is this schedule's sqrt(alpha_bar): noisier teachers count less
-        distill = (adaptive * (1 - t) * 4 * ((x - target) ** 2).mean(dim=(1, 2, 3))).mean()
+        distill = (
+            self.adaptive[index] * (1 - t) * 4 * ((x - target) ** 2).mean(dim=(1, 2, 3))
+        ).mean()
         perceptual = x.new_zeros(())
         for a, b in zip(maps_x, maps_hr, strict=True):
             scale = b.float().abs().mean(dim=(0, 2, 3), keepdim=True) + 1e-3
