@@ -13,10 +13,8 @@ settings of a picture share one noise field. On a GPU: `--device cuda --workers 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,103 +23,47 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pictures import busiest_window, read_attribution, row_of_crops
-from time_aware_page import COLUMNS, key
+from score_tables import COLUMNS
+from scoring import (
+    SETS,
+    device_name,
+    inputs,
+    load_net,
+    measure,
+    niqe_models,
+    remake_results,
+    sampled,
+    write_json,
+)
+from time_aware_page import key
 from torch import Tensor
 
 import addsr
 from addsr.diffusion.samplers import sample_ode
 from addsr.diffusion.schedule import even_levels
-from addsr.errors import AddsrError, ModelError, OptionError
+from addsr.errors import AddsrError, OptionError
 from addsr.evaluate.statistics import compare
-from addsr.metrics import gradient, load_niqe_params, lr_psnr, niqe, psnr_y, ssim_y
 from addsr.metrics.catalog import CATALOG
-from addsr.metrics.pictures import picture_files, read_picture
-from addsr.models.files import load_weights
-from addsr.nets import CompactNet, build
-from addsr.train.flops import forward_flops
+from addsr.nets import CompactNet
 
 DOCS = Path(__file__).parent.parent / "docs"
-SETS = ("synthetic", "real_lr_crops")
 EVERY = 10
 """One picture in so many of those with a reference is shown."""
-
-
-def load_net(path: Path, batch: int) -> tuple[CompactNet, dict[str, Any]]:
-    """The network in a weights file of training, and facts about it."""
-    state, metadata = load_weights(path)
-    net = build(str(metadata.get("kind")), metadata.get("config"))
-    if not isinstance(net, CompactNet):
-        raise ModelError(f"{path}: holds weights of kind {metadata.get('kind')!r}, not 'compact'")
-    net.load_state_dict({k: v.float() for k, v in state.items()})
-    # weights that were averaged over runs name the steps of each, such as 3000+10368
-    steps = sum(int(part) for part in str(metadata.get("step", "")).split("+") if part.isdecimal())
-    facts = {
-        "config": net.config.to_dict(),
-        "training_steps": steps,
-        "crops": steps * batch,
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "gmac": forward_flops(net, 512) / 2e9,
-    }
-    return net.eval().requires_grad_(False), facts
 
 
 def restore(
     net: CompactNet, lr: Tensor, steps: int, fidelities: Sequence[float], seed: int
 ) -> Tensor:
-    """`lr` `(1, 3, h, w)` four times larger, once per fidelity: `(len(fidelities), 3, 4h, 4w)`.
-
-    Sides are mirrored up to what the network takes, and cut off again.
-    """
-    device = next(net.parameters()).device
-    height, width = lr.shape[-2:]
-    more = [-side % net.multiple for side in (width, height)]
-    padded = F.pad(lr, (0, more[0], 0, more[1]), mode="reflect").to(device)
-    shape = (1, 3, padded.shape[-2] * net.scale, padded.shape[-1] * net.scale)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
-    w = torch.tensor(list(fidelities), device=device)
+    """`lr` `(1, 3, h, w)` four times larger, once per fidelity: `(len(fidelities), 3, 4h, 4w)`."""
+    w = torch.tensor(list(fidelities), device=next(net.parameters()).device)
 
     def model(x: Tensor, t: Tensor, low: Tensor, condition: Tensor | None, _gate: object) -> Tensor:
         return net(x, t, low, condition, w)
 
-    count = len(w)
-    with torch.inference_mode():
-        sr = sample_ode(
-            model,
-            padded.expand(count, -1, -1, -1),
-            noise.expand(count, -1, -1, -1),
-            even_levels(steps),
-        )
-    # 8-bit levels, as a file would have them
-    return (sr[..., : 4 * height, : 4 * width].clamp(0, 1) * 255).round().cpu() / 255
+    def sample(low: Tensor, noise: Tensor) -> Tensor:
+        return sample_ode(model, low, noise, even_levels(steps))
 
-
-def measure(sr: Tensor, lr: Tensor, hr: Tensor | None, models: dict[str, Any]) -> dict[str, float]:
-    """Figures of one result."""
-    figures = {"lr-psnr": lr_psnr(sr, lr)}
-    if hr is not None:
-        figures |= {
-            "psnr-y": psnr_y(sr, hr),
-            "ssim-y": ssim_y(sr, hr),
-            "gradient": gradient(sr) / gradient(hr),
-        }
-    for name, params in models.items():
-        # NIQE needs two blocks of 96 px
-        if min(sr.shape[-2:]) >= 96 and sr.shape[-2] * sr.shape[-1] >= 2 * 96 * 96:
-            figures[name] = niqe(sr, params)
-    return {name: float(value) for name, value in figures.items()}
-
-
-def inputs(val: Path, dataset: str, limit: int) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-    """`(name, lr, hr)` of the pictures of a set; none where the folder is missing."""
-    folder = val / ("lr" if dataset == "synthetic" else dataset)
-    if not folder.is_dir():
-        return
-    references = picture_files(val / "hr") if dataset == "synthetic" else {}
-    names = [n for n in picture_files(folder) if dataset != "synthetic" or n in references]
-    files = picture_files(folder)
-    for name in names[: limit or None]:
-        hr = read_picture(references[name]) if references else None
-        yield name, read_picture(files[name]), hr
+    return sampled(net, lr, seed, len(w), sample)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -151,9 +93,7 @@ def evaluate(args: argparse.Namespace) -> None:
     torch.backends.cudnn.allow_tf32 = False  # what is told as fp32 is fp32
     if args.workers > 1:
         torch.set_num_threads(1)  # of each worker; they would outnumber the cores otherwise
-    models: dict[str, Any] = {"niqe-addsr": load_niqe_params()}
-    if args.niqe_params is not None:
-        models["niqe"] = load_niqe_params(args.niqe_params)
+    models = niqe_models(args.niqe_params)
     attribution = read_attribution(args.val / "MANIFEST.csv")
     with ThreadPoolExecutor(args.workers) as pool:
         for dataset in SETS:
@@ -187,17 +127,11 @@ def evaluate(args: argparse.Namespace) -> None:
                         figures["mean"] = float(np.mean(list(figures["images"].values())))
             data["scores"][dataset] = table
             data["differences"] = differences(data)
-            write(args.docs, data)  # so that what ends this run later does not cost this set
+            write_json(
+                args.docs / "time-aware.json", data
+            )  # so that what ends this run later does not cost this set
     if not data["scores"]:
         raise OptionError(f"val: {str(args.val)!r} has neither lr/ with hr/ nor real_lr_crops/")
-
-
-def write(docs: Path, data: dict[str, Any]) -> None:
-    """Writes `data` to the JSON file, by way of a temporary one."""
-    docs.mkdir(parents=True, exist_ok=True)
-    temporary = docs / ".time-aware.json.part"
-    temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, docs / "time-aware.json")
 
 
 def differences(data: dict[str, Any]) -> list[dict[str, Any]]:
@@ -250,11 +184,6 @@ def gallery(
     return {"image": image, "files": files, "top": top, "left": left}
 
 
-def device_name(device: str) -> str:
-    """What the work is done on, for the page."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -284,16 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except AddsrError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-    if not (args.docs / "results.json").is_file():
-        print(f"{args.docs}: no results.json, so results.md was not made", file=sys.stderr)
-        return 1 if args.render_only else 0
-    try:  # it needs the command line's packages, which a machine for training may lack
-        from results import main as results
-    except ModuleNotFoundError as error:
-        print(f"docs/results.md was not made ({error}): --render-only", file=sys.stderr)
-        return 0
-    results(["--render-only", "--docs", str(args.docs)])
-    return 0
+    return remake_results(args.docs, required=args.render_only)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-COLUMNS = {
-    "psnr-y": ("PSNR-Y ↑", 2),
-    "ssim-y": ("SSIM-Y ↑", 3),
-    "niqe": ("NIQE ↓", 2),
-    "niqe-addsr": ("NIQE (addsr) ↓", 2),
-    "lr-psnr": ("LR-PSNR ↑", 2),
-    "gradient": ("Gradient ratio →1", 2),
-}
-_TITLES = {
-    "synthetic": "Degraded photos with an original",
-    "real_lr_crops": "Photos from the web",
-}
+from score_tables import COLUMNS, TITLES, credit, join, name_of, steps_of, table
 
 
 def render(data: dict[str, Any]) -> str:
@@ -44,38 +33,34 @@ def render(data: dict[str, Any]) -> str:
         )
     parts.append("")
     for dataset in data["scores"]:
-        title = _TITLES.get(dataset, dataset)
+        title = TITLES.get(dataset, dataset)
         count = len(data["pictures"][dataset])
         parts.append(f"### {title}, {count} pictures: steps at w = {data['default']:g}\n")
         rows = [(name, n, data["default"]) for n in data["steps"] for name in data["nets"]]
-        parts.append(_table(data, dataset, rows, lambda row: f"{row[0]}, {_steps(row[1])}"))
+        parts.append(_table(data, dataset, rows, lambda row: f"{row[0]}, {steps_of(row[1])}"))
         for other in others:
             if lines := _differences(data, dataset, other, first):
                 parts.append(
                     f"{other} less {first} on the same pictures, with its 95 % interval:\n"
                 )
                 parts.append(lines)
-        parts.append(f"### {title}: fidelity at {_steps(swept)}\n")
+        parts.append(f"### {title}: fidelity at {steps_of(swept)}\n")
         rows = [(name, swept, w) for name in data["nets"] for w in data["fidelities"]]
         parts.append(_table(data, dataset, rows, lambda row: f"{row[0]}, w = {row[2]:g}"))
     if data["gallery"]:
         parts.append(
             "### Pictures\n\n"
-            f"The 256x256 with the most detail, at 100 %, {_steps(swept)}. First rows: bicubic, "
+            f"The 256x256 with the most detail, at 100 %, {steps_of(swept)}. First rows: bicubic, "
             f"{', '.join(data['nets'])} at w = {data['default']:g}, original. Second rows: "
             f"{list(data['nets'])[-1]} at w = {', '.join(f'{w:g}' for w in data['fidelities'])}.\n"
         )
         for entry in data["gallery"]:
             for file in entry["files"]:
                 parts.append(f"![{entry['image']}](pictures/{file})\n")
-            parts.append(
-                f"*{entry['image']}*: {entry.get('source', 'unknown source')}, "
-                f"{entry.get('licence', 'unknown licence')}; cropped, degraded and restored, under "
-                "the same licence\n"
-            )
+            parts.append(credit(entry))
     made = data["made_by"]
     parts.append(f"addsr {made['addsr']}, torch {made['torch']}, {made['device']}, fp32\n")
-    return "\n".join(part.rstrip("\n") + ("\n" if part.endswith("\n") else "") for part in parts)
+    return join(parts)
 
 
 def key(steps: int, fidelity: float) -> str:
@@ -89,17 +74,12 @@ def key(steps: int, fidelity: float) -> str:
 
 def _table(data: dict[str, Any], dataset: str, rows: list[Any], title: Any) -> str:
     scores = data["scores"][dataset]
-    found = {m for name, n, w in rows for m in scores.get(name, {}).get(key(n, w), {})}
-    shown = [m for m in COLUMNS if m in found]
-    lines = [
-        "| | " + " | ".join(COLUMNS[m][0] for m in shown) + " |",
-        "|---|" + "---:|" * len(shown),
-    ]
-    for row in rows:
-        figures = scores.get(row[0], {}).get(key(row[1], row[2]), {})
-        cells = [f"{figures[m]['mean']:.{COLUMNS[m][1]}f}" if m in figures else "-" for m in shown]
-        lines.append(f"| {title(row)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+
+    def means(name: str, steps: int, fidelity: float) -> dict[str, float]:
+        figures = scores.get(name, {}).get(key(steps, fidelity), {})
+        return {metric: figure["mean"] for metric, figure in figures.items()}
+
+    return table((title(row), means(*row)) for row in rows)
 
 
 def _differences(data: dict[str, Any], dataset: str, other: str, first: str) -> str:
@@ -107,16 +87,12 @@ def _differences(data: dict[str, Any], dataset: str, other: str, first: str) -> 
     for entry in data["differences"]:
         if (entry["dataset"], entry["a"], entry["b"]) != (dataset, other, first):
             continue
-        title, digits = COLUMNS[entry["metric"]]
+        digits = COLUMNS[entry["metric"]][1]
         lines.append(
-            f"- {_steps(entry['steps'])}: {title.rpartition(' ')[0]} {entry['mean']:+.{digits}f} "
+            f"- {steps_of(entry['steps'])}: {name_of(entry['metric'])} {entry['mean']:+.{digits}f} "
             f"[{entry['low']:+.{digits}f}, {entry['high']:+.{digits}f}]"
         )
     return "\n".join(lines) + "\n" if lines else ""
-
-
-def _steps(count: int) -> str:
-    return f"{count} step{'s' * (count != 1)}"
 
 
 def _minutes(data: dict[str, Any]) -> str:

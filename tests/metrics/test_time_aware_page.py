@@ -17,7 +17,10 @@ from addsr.models.files import load_weights, save_weights
 from addsr.nets import CompactConfig, CompactNet
 
 ROOT = Path(__file__).parents[2]
-MODULES = ("pictures", "results_page", "time_aware_page", "results", "time_aware")
+MODULES = (
+    "pictures", "results_page", "score_tables", "scoring", "time_aware_page",
+    "results", "time_aware",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

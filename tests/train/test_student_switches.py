@@ -1,4 +1,4 @@
-"""The switches of the student that an ablation turns: each changes what it names and nothing else."""
+"""The switches of the student that an ablation turns: each changes what it names, nothing else."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_the_weight_of_a_step_multiplies_its_distillation_loss(
     dice = torch.Generator().manual_seed(0)
     x, target = torch.rand(2, BATCH, 3, 64, 64, generator=dice)
     index, t = torch.arange(4), torch.tensor([0.1, 0.3, 0.6, 0.9])
-    _, figures = task._reconstruct(x, x, x, index, target, t, [], [])
+    _, figures = task.reconstruct(x, x, x, index, target, t, [], [])
     naive = [
         0.5 * 2.1 ** int(k) * 4 * float(1 - t[k]) * float(((x[k] - target[k]) ** 2).mean())
         for k in range(4)
@@ -127,7 +127,7 @@ def test_a_trained_step_is_that_of_the_sampler_with_its_refinement(
     )  # fmt: skip
     previous = enlarge(lr)
     for k, expected in enumerate(steps):
-        x = task._forward(lr, noise, previous, torch.tensor([k]), torch.tensor([0.5]))
+        x = task.forward(lr, noise, previous, torch.tensor([k]), torch.tensor([0.5]))
         previous = x.detach().clamp(0, 1)
         torch.testing.assert_close(previous, expected, atol=1e-5, rtol=0)
 
@@ -141,7 +141,7 @@ def test_without_refinement_the_last_prediction_is_not_in_the_condition(
         task = student(psr_weight=weight)
         given: list[Tensor] = []
         task.net.register_forward_pre_hook(lambda _, inputs: given.append(inputs[3]))
-        task._forward(lr, torch.zeros_like(previous), previous, torch.tensor([2]), torch.ones(1))
+        task.forward(lr, torch.zeros_like(previous), previous, torch.tensor([2]), torch.ones(1))
         return given[0]
 
     torch.testing.assert_close(condition(0.0), enlarge(lr))
