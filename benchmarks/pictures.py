@@ -40,7 +40,11 @@ def busiest_window(hr: Tensor, side: int) -> tuple[int, int]:
 
 def row_of_crops(pictures: Sequence[Tensor], top: int, left: int, side: int) -> Image.Image:
     """The same window of every picture at 100 %, left to right."""
-    crops = [as_image(p[..., top : top + side, left : left + side]) for p in pictures]
+    return row_of_images([as_image(p[..., top : top + side, left : left + side]) for p in pictures])
+
+
+def row_of_images(crops: Sequence[Image.Image]) -> Image.Image:
+    """Images of one height, left to right."""
     width = sum(crop.width for crop in crops) + GAP * (len(crops) - 1)
     row = Image.new("RGB", (width, crops[0].height), "white")
     x = 0

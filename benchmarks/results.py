@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ablation_page import render as render_ablation
 from pictures import (
     busiest_window,
     mean_difference,
@@ -165,9 +166,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.docs.mkdir(parents=True, exist_ok=True)
         data.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     page = render(json.loads(data.read_text(encoding="utf-8")))
-    more = args.docs / "time-aware.json"  # by benchmarks/time_aware.py
-    if more.is_file():
-        page += "\n" + render_time_aware(json.loads(more.read_text(encoding="utf-8")))
+    sections = {"time-aware.json": render_time_aware, "ablation.json": render_ablation}
+    for name, section in sections.items():  # by benchmarks/time_aware.py and ablation.py
+        if (args.docs / name).is_file():
+            figures = json.loads((args.docs / name).read_text(encoding="utf-8"))
+            page += "\n" + section(figures)
     (args.docs / "results.md").write_text(page, encoding="utf-8")
     print(f"{args.docs / 'results.md'}", file=sys.stderr)
 

@@ -18,7 +18,7 @@ from addsr.nets import CompactConfig, CompactNet
 
 ROOT = Path(__file__).parents[2]
 MODULES = (
-    "pictures", "results_page", "score_tables", "scoring", "time_aware_page",
+    "pictures", "results_page", "score_tables", "scoring", "time_aware_page", "ablation_page",
     "results", "time_aware",
 )  # fmt: skip
 
