@@ -8,7 +8,8 @@ DIR/real_lr_crops, which have no reference: each network at 1, 2 and 4 steps, wi
 of self-refinement and fidelities. All settings of a picture share one noise field. What is known of
 a network lies in OUT/scores/ARM.json and OUT/scores/crops. Of all that is there it writes
 docs/ablation.json and docs/pictures, and makes docs/results.md again, of which this is a section;
-without --net it does this alone, with `--render-only` only the page, from docs/ablation.json.
+without --net it does this alone, with `--render-only` only the page, from docs/ablation.json; with
+`--score-only` none of this, for two that score at the same time.
 """
 
 from __future__ import annotations
@@ -183,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=0, help="pictures per set, 0 for all")
     parser.add_argument("--docs", type=Path, default=DOCS, help="where the page is")
     parser.add_argument("--render-only", action="store_true", help="the page from the JSON alone")
+    parser.add_argument("--score-only", action="store_true", help="neither JSON nor page in docs")
     args = parser.parse_args(argv)
     args.steps = [int(n) for n in args.steps.split(",")]
     args.weights = [float(w) for w in args.weights.split(",")]
@@ -203,6 +205,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if arm not in ARMS or not path:
                     raise OptionError(f"net: {text!r} is not ARM=FILE, ARM of {', '.join(ARMS)}")
                 score(args, arm, Path(path))
+            if args.score_only:
+                return 0
             found = {
                 arm: json.loads((args.scores / f"{arm}.json").read_text(encoding="utf-8"))
                 for arm in ARMS

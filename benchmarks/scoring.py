@@ -80,10 +80,8 @@ def measure(sr: Tensor, lr: Tensor, hr: Tensor | None, models: dict[str, Any]) -
             "ssim-y": ssim_y(sr, hr),
             "gradient": gradient(sr) / gradient(hr),
         }
-    for name, params in models.items():
-        # NIQE needs two blocks of 96 px
-        if min(sr.shape[-2:]) >= 96 and sr.shape[-2] * sr.shape[-1] >= 2 * 96 * 96:
-            figures[name] = niqe(sr, params)
+    if (sr.shape[-2] // 96) * (sr.shape[-1] // 96) >= 2:  # whole blocks that NIQE needs
+        figures |= {name: niqe(sr, params) for name, params in models.items()}
     return {name: float(value) for name, value in figures.items()}
 
 

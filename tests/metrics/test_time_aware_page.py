@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from addsr.models.files import load_weights, save_weights
@@ -83,6 +84,15 @@ def test_the_section_has_every_setting_and_its_pictures(
     assert text.count("| time-aware, w = ") == 6
     assert "- 2 steps: SSIM-Y " in text and "Gradient ratio " in text
     assert str(tmp_path) not in text
+
+
+def test_pictures_without_two_whole_blocks_get_no_niqe(benchmark: Any) -> None:
+    models = {"niqe-addsr": sys.modules["scoring"].niqe_models(None)["niqe-addsr"]}
+    for height, width, told in ((160, 160, False), (96, 192, True), (92, 400, False)):
+        sr = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        lr = torch.nn.functional.avg_pool2d(sr, 4)
+        figures = sys.modules["scoring"].measure(sr, lr, None, models)
+        assert ("niqe-addsr" in figures) is told
 
 
 def test_weights_averaged_over_runs_have_the_steps_of_all(
