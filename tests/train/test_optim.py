@@ -63,6 +63,47 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_told() -> None
     assert all(p.grad is None for p in trained.working)
 
 
+def test_an_optimiser_in_main_memory_makes_the_same_updates() -> None:
+    here, offloaded = (make("bf16", offload=choice, weight_decay=0.01) for choice in (False, True))
+    for trained in (here, offloaded):
+        trained.passes = 2
+        for k in range(6):
+            x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(k)).bfloat16()
+            trained.net(x).square().mean().backward()
+            norm = trained.step()
+        assert norm.device == CPU and trained.updates == 3
+        assert {m.device for m in trained.masters} == {trained.home} == {CPU}
+    for a, b in zip(
+        here.masters + here.average, offloaded.masters + offloaded.average, strict=True
+    ):
+        torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(here.working, offloaded.working, strict=True))
+
+
+def test_without_memory_the_average_is_the_masters_and_takes_no_room() -> None:
+    torch.manual_seed(0)
+    trained = Trained(nn.Conv2d(3, 4, 3), OptimConfig(), precision="fp32", ema=0.0, device=CPU)
+    trained.net(torch.rand(1, 3, 8, 8)).sum().backward()
+    trained.step()
+    state = trained.full_state()
+    assert all(torch.equal(v, trained.masters[k]) for k, v in enumerate(state["average"].values()))
+    again = Trained(nn.Conv2d(3, 4, 3), OptimConfig(), precision="fp32", ema=0.0, device=CPU)
+    # a checkpoint of a run with an average: its masters are gone on with
+    again.load_full_state({**state, "average": {k: v + 1 for k, v in state["average"].items()}})
+    assert all(torch.equal(a, b) for a, b in zip(again.masters, trained.masters, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(again.working, trained.masters, strict=True))
+
+
+def test_the_working_weights_are_the_averaged_ones_for_a_while() -> None:
+    trained = make("fp32")
+    trained.net(torch.rand(1, 3, 8, 8)).sum().backward()
+    trained.step()
+    with trained.averaged():
+        assert all(torch.equal(a, b) for a, b in zip(trained.working, trained.average, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(trained.working, trained.masters, strict=True))
+    assert not torch.equal(trained.average[0], trained.masters[0])
+
+
 def test_gradients_of_several_passes_are_averaged_for_one_update() -> None:
     def trained(passes: int) -> Trained:
         torch.manual_seed(0)
@@ -125,16 +166,20 @@ from torch import nn
 from addsr.train.config import OptimConfig
 from addsr.train.optim import Trained, agree, process_count
 dist.init_process_group("gloo")
-torch.manual_seed(0)
-net = nn.Linear(4, 1, bias=False)
-trained = Trained(net, OptimConfig(), precision="fp32", ema=0.9, device=torch.device("cpu"))
-x = torch.full((1, 4), float(dist.get_rank() + 1))  # gradients 1 and 2: their mean is 1.5
-net(x).sum().backward()
-norm = trained.step()
-assert abs(float(norm) - 3.0) < 1e-5, norm  # 1.5 * sqrt(4)
-other = [torch.zeros_like(trained.masters[0]) for _ in range(2)]
-dist.all_gather(other, trained.masters[0])
-assert torch.equal(other[0], other[1])
+for offload in (False, True):
+    torch.manual_seed(0)
+    net = nn.Linear(4, 1, bias=False)
+    optim = OptimConfig(offload=offload)
+    trained = Trained(net, optim, precision="fp32", ema=0.9, device=torch.device("cpu"))
+    if offload:
+        trained.home = torch.device("cpu:0")  # as if the networks were elsewhere
+    x = torch.full((1, 4), float(dist.get_rank() + 1))  # gradients 1 and 2: their mean is 1.5
+    net(x).sum().backward()
+    norm = trained.step()
+    assert abs(float(norm) - 3.0) < 1e-5, norm  # 1.5 * sqrt(4)
+    other = [torch.zeros_like(trained.masters[0]) for _ in range(2)]
+    dist.all_gather(other, trained.masters[0])
+    assert torch.equal(other[0], other[1])
 # clocks differ between processes: all stop when the first one wants to
 assert process_count() == 2
 assert agree(0.25 + 0.5 * dist.get_rank(), torch.device("cpu")) == 0.75

@@ -258,18 +258,8 @@ class AddSRTask(Task):
     @contextmanager
     def averaged(self) -> Generator[None]:
         """The student has its averaged weights as long as the context lasts."""
-        parts = [self.trained[name] for name in ("unet", "controlnet")]
-        with torch.no_grad():
-            for part in parts:
-                for weight, average in zip(part.working, part.average, strict=True):
-                    weight.copy_(average)
-        try:
+        with self.trained["unet"].averaged(), self.trained["controlnet"].averaged():
             yield
-        finally:
-            with torch.no_grad():
-                for part in parts:
-                    for weight, master in zip(part.working, part.masters, strict=True):
-                        weight.copy_(master)
 
     @torch.no_grad()
     def validate(self, pairs: list[Batch]) -> tuple[dict[str, float], Tensor | None]:

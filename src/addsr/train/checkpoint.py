@@ -97,8 +97,10 @@ def load(path: Path, task: Task, device: torch.device) -> dict[str, Any]:
     Raises:
         TrainingError: the file is damaged, or is of another task or network shape.
     """
+    # what has no room on the device must not go through it
+    where = torch.device("cpu") if task.recipe.optim.offload else device
     try:
-        state = torch.load(path / "state.pt", map_location=device, weights_only=True)
+        state = torch.load(path / "state.pt", map_location=where, weights_only=True)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TrainingError(

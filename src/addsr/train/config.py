@@ -146,6 +146,9 @@ class OptimConfig:
     decay_from: float = 0.5
     """Share of the run after which the cosine begins."""
     final: float = 0.05
+    offload: bool = False
+    """Masters, moments and averages stay in main memory and AdamW runs on the CPU: the same
+    updates, 20 bytes less per trained number on the device, a slower step."""
 
     def __post_init__(self) -> None:
         ok = 0 < self.learning_rate <= 1

@@ -3,6 +3,9 @@
 Autocast casts every weight at every convolution and runs normalisations in float32, which saves
 their inputs in float32 too. Keeping the working network in bf16 halves that memory traffic; the
 masters keep updates that bf16's 8 bits of mantissa would round away.
+
+With `optim.offload` everything but the working weights and their gradients lives in main memory,
+and AdamW runs there: 20 bytes less per trained number on the device (ZeRO-Offload, arXiv 2101.06840).
 """
 
 # pyright: reportPrivateUsage=false
@@ -10,6 +13,8 @@ masters keep updates that bf16's 8 bits of mantissa would round away.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,18 +38,22 @@ class Trained:
         passes: int = 1,
     ) -> None:
         self.passes, self._pending = passes, 0
+        self.device = device
+        self.home = torch.device("cpu") if optim.offload else device
+        """Where masters, their gradients, moments and average are."""
         self._norm = torch.zeros((), device=device)
         self.is_loaded = False
         self.net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         names_and_params = [(n, p) for n, p in self.net.named_parameters() if p.requires_grad]
         self.names = [n for n, _ in names_and_params]
-        self.masters = [p.detach().clone().float() for _, p in names_and_params]
+        self.masters = [self._at_home(p.detach()) for _, p in names_and_params]
         if precision == "bf16":
             self.net.to(torch.bfloat16)
-        self.working = [p for p in self.net.parameters() if p.requires_grad]
-        self.average = [m.clone() for m in self.masters]
+        self.working: list[Tensor] = [p for p in self.net.parameters() if p.requires_grad]
+        # an average without memory is the masters themselves, and takes no room
+        self.average = [self._at_home(m) for m in self.masters] if ema else self.masters
         for master in self.masters:
-            master.grad = torch.zeros_like(master)
+            master.grad = self._at_home(torch.zeros_like(master))
         self.decay = ema
         self.updates = 0
         self.clip = optim.clip
@@ -54,8 +63,13 @@ class Trained:
             lr=optim.learning_rate,
             betas=optim.betas,
             weight_decay=optim.weight_decay,
-            fused=device.type == "cuda",
+            fused=device.type == "cuda" or optim.offload,
         )
+
+    def _at_home(self, x: Tensor) -> Tensor:
+        """A float32 copy of `x` where the masters are; what GPUs read from there is pinned."""
+        copy = x.to(self.home, torch.float32, copy=True)
+        return copy.pin_memory() if self.home != self.device else copy
 
     def set_rate(self, factor: float) -> None:
         """Sets the learning rate to `factor` of its peak."""
@@ -69,38 +83,62 @@ class Trained:
         With `passes` above 1 every so many-th call updates, with the mean of the gradients, and
         the calls between give the norm of the last update. They are added up in float32, for the
         working weights' own type may lose small ones. With several processes the gradients are
-        averaged in one flat all-reduce, once an update.
+        averaged, once an update.
         """
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.working]
         if self.passes > 1:
             sums = [m.grad for m in self.masters if m.grad is not None]
             if self._pending == 0:
                 torch._foreach_zero_(sums)
-            torch._foreach_add_(sums, grads, alpha=1 / self.passes)
+            there = [g.to(self.home) for g in grads]
+            torch._foreach_add_(sums, there, alpha=1 / self.passes)
             self.net.zero_grad(set_to_none=True)
             self._pending = (self._pending + 1) % self.passes
             if self._pending:
                 return self._norm
             grads = sums
         if process_count() > 1:
-            flat = torch.cat([g.reshape(-1) for g in grads])
-            dist.all_reduce(flat)
-            flat /= process_count()
-            parts = flat.split([g.numel() for g in grads])
-            grads = [a.view_as(g) for a, g in zip(parts, grads, strict=True)]
+            grads = self._over_processes(grads)
         exact = [m.grad for m in self.masters if m.grad is not None]
-        torch._foreach_copy_(exact, grads)
+        _copy(exact, grads)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(exact)))
         torch._foreach_mul_(exact, (self.clip / (norm + 1e-6)).clamp(max=1.0))
         self.optimizer.step()
         self.net.zero_grad(set_to_none=True)
-        torch._foreach_copy_(self.working, self.masters)
+        _copy(self.working, self.masters)
         self.updates += 1
-        # a short memory at first, so that the average forgets the initialisation
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.average, self.masters, 1 - decay)
-        self._norm = norm
-        return norm
+        if self.average is not self.masters:
+            # a short memory at first, so that the average forgets the initialisation
+            decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+            torch._foreach_lerp_(self.average, self.masters, 1 - decay)
+        self._norm = norm.to(self.device)
+        return self._norm
+
+    def _over_processes(self, grads: list[Tensor]) -> list[Tensor]:
+        """The means of `grads` over all processes."""
+        if self.home == self.device:
+            flat = torch.cat([g.reshape(-1) for g in grads])
+            dist.all_reduce(flat)
+            flat /= process_count()
+            parts = flat.split([g.numel() for g in grads])
+            return [a.view_as(g) for a, g in zip(parts, grads, strict=True)]
+        means: list[Tensor] = []
+        for grad in grads:  # one at a time: the device has no room for all, and NCCL takes no other
+            mean = grad.to(self.device)
+            dist.all_reduce(mean)
+            means.append((mean / process_count()).to(self.home))
+        return means
+
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """The working weights are the averaged ones as long as the context lasts."""
+        with torch.no_grad():
+            _copy(self.working, self.average)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                _copy(self.working, self.masters)
 
     def state(self, which: str = "average") -> dict[str, Tensor]:
         """State dict of the float32 masters (`which="masters"`) or of their moving average."""
@@ -115,8 +153,9 @@ class Trained:
         """Takes over weights (and their moving average, else the same weights)."""
         for i, name in enumerate(self.names):
             self.masters[i].copy_(masters[name])
-            self.average[i].copy_((average or masters)[name])
-        torch._foreach_copy_(self.working, self.masters)
+            if self.average is not self.masters:
+                self.average[i].copy_((average or masters)[name])
+        _copy(self.working, self.masters)
         self.is_loaded = True
 
     def full_state(self) -> dict[str, Any]:
@@ -133,6 +172,15 @@ class Trained:
         self.load(state["masters"], state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = state["updates"]
+
+
+def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copies the numbers of each source, wherever the two lists are."""
+    if targets[:1] and targets[0].device != sources[0].device:
+        for target, source in zip(targets, sources, strict=True):
+            target.copy_(source)
+    else:
+        torch._foreach_copy_(targets, sources)
 
 
 def process_count() -> int:
