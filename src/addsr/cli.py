@@ -217,7 +217,7 @@ def degrade(
 
 @app.command
 def train(
-    task: Literal["features", "teacher", "student", "stablesr", "cfw", "addsr"],
+    task: Literal["features", "teacher", "student", "stablesr", "cfw", "addsr", "seesr", "dape"],
     *,
     config: Path,
     init: Path | None = None,
@@ -234,7 +234,8 @@ def train(
     ----------
     task
         What to train: parts of the compact model (features, teacher, student), or adapters of
-        Stable Diffusion (stablesr, then cfw), or SeeSR to few steps (addsr).
+        Stable Diffusion (stablesr, then cfw), SeeSR's prompt extractor (dape), SeeSR itself
+        (seesr), or SeeSR to few steps (addsr).
     config
         Recipe, a TOML file such as recipes/teacher.toml.
     init

@@ -167,3 +167,19 @@ def test_a_wrong_preset_is_told_at_once(pictures: list[Tensor]) -> None:
         make(pictures, preset="wild")
     with pytest.raises(OptionError, match="batch = 0"):
         make(pictures).get(0)
+
+
+def test_each_pair_says_which_picture_it_is_of() -> None:
+    greys = torch.arange(1, 9, dtype=torch.uint8) * 25
+    pictures = [
+        g.view(-1, 1, 1, 1).expand(-1, 3, s, s)
+        for g, s in zip(greys.split(5), (128, 96), strict=True)
+    ]
+    pool = make(pictures, rescaled=0.5, reuse=1.0)
+    assert pool.pictures == 8
+    for _ in range(6):  # renewed on the way
+        hr, lr, numbers = pool.get_numbered(8)
+        assert hr.shape[0] == lr.shape[0] == len(numbers)
+        shown = (hr.mean((1, 2, 3)) * 255).round()
+        assert shown.tolist() == [float(pool.picture(n).float().mean()) for n in numbers]
+    assert pool.picture(7).shape == (3, 96, 96)

@@ -88,6 +88,10 @@ class CropSource:
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """`count` crops, uint8 `(count, 3, P, P)` on the device; `generator` is a CPU generator."""
+        return self.draw_numbered(count, generator)[0]
+
+    def draw_numbered(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What `draw` gives, and the number of the picture `(count,)` that each crop is of."""
         sizes = [min(self.group, count - start) for start in range(0, count, self.group)]
         rolls = torch.rand(len(sizes), 2, generator=generator, dtype=torch.float64).tolist()
         windows: dict[int, int] = {}
@@ -99,11 +103,17 @@ class CropSource:
         plain = sum(n for number, n in enumerate(sizes) if number not in windows)
         parts = [self._gather(plain, self.crop_px, generator)] if plain else []
         for number, window in windows.items():
-            large = self._gather(sizes[number], window, generator)
-            parts.append(_shrink(large, self.crop_px))
-        return torch.cat(parts)
+            large, pictures = self._gather(sizes[number], window, generator)
+            parts.append((_shrink(large, self.crop_px), pictures))
+        crops, numbers = (torch.cat(column) for column in zip(*parts, strict=True))
+        return crops, numbers
 
-    def _gather(self, count: int, window: int, generator: torch.Generator) -> Tensor:
+    def picture(self, number: int) -> Tensor:
+        """A picture whole, uint8 `(3, S, S)` on the device."""
+        side, start = int(self._side[number]), int(self._start[number])
+        return self._pixels[start : start + side**2].view(side, side, 3).permute(2, 0, 1)
+
+    def _gather(self, count: int, window: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         picture, y, x = self._choose(count, window, generator)
         table = torch.stack(
             (self._start[picture] + y * self._side[picture] + x, self._side[picture])
@@ -115,7 +125,7 @@ class CropSource:
         rows = corner[:, None] + axis * stride[:, None]  # (B, window)
         index = (rows[:, :, None] + axis).flatten()
         crops = self._pixels.index_select(0, index).view(count, window, window, 3)
-        return crops.permute(0, 3, 1, 2).contiguous()
+        return crops.permute(0, 3, 1, 2).contiguous(), picture
 
     def _choose(
         self, count: int, window: int, generator: torch.Generator

@@ -33,7 +33,9 @@ class _Chunk:
 
     hr: Tensor
     lr: Tensor
-    ready: torch.cuda.Event | None
+    pictures: Tensor
+    """Numbers of the pictures that the pairs are of, on the host."""
+    ready: torch.cuda.Event | None = None
 
 
 class PairPool:
@@ -100,6 +102,7 @@ class PairPool:
         lr_px = crop_px // scale
         self._hr = torch.empty((size, 3, crop_px, crop_px), dtype=torch.uint8, device=self.device)
         self._lr = torch.empty((size, 3, lr_px, lr_px), dtype=torch.uint8, device=self.device)
+        self._pictures = torch.empty(size, dtype=torch.long)
         self._choices = torch.Generator().manual_seed(derive_seed(seed, "choices"))
         self._chunks = 0  # chunks written to the pool since the beginning
         self._served = 0
@@ -129,6 +132,19 @@ class PairPool:
         Raises:
             TrainingError: making pairs in the background failed.
         """
+        return self.get_numbered(batch)[:2]
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures pairs are cut from."""
+        return len(self._source)
+
+    def picture(self, number: int) -> Tensor:
+        """A picture that pairs are cut from, uint8 `(3, S, S)` on the device."""
+        return self._source.picture(number)
+
+    def get_numbered(self, batch: int) -> tuple[Tensor, Tensor, list[int]]:
+        """What `get` gives, and the number of the picture that each pair is of."""
         if batch < 1:
             raise OptionError(f"batch = {batch} is not allowed; give a whole number from 1")
         self._fill()
@@ -140,7 +156,8 @@ class PairPool:
         if not self.turned:
             table[2:] = 0
         place, *turns = _send(table, self.device).unbind()
-        return _finish(self._hr[place], turns), _finish(self._lr[place], turns)
+        numbers: list[int] = self._pictures[table[0]].tolist()
+        return _finish(self._hr[place], turns), _finish(self._lr[place], turns), numbers
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on from here: counters and generator, no pixels."""
@@ -183,12 +200,17 @@ class PairPool:
 
     def make_chunk(self, number: int) -> tuple[Tensor, Tensor]:
         """The uint8 pairs of chunk `number`; they depend on the seed and the number alone."""
+        chunk = self.make_whole(number)
+        return chunk.hr, chunk.lr
+
+    def make_whole(self, number: int) -> _Chunk:
+        """Chunk `number` with the pictures that its pairs are of."""
         host = torch.Generator().manual_seed(derive_seed(self.seed, "chunk", number))
-        hr = self._source.draw(self.chunk, host)
+        hr, pictures = self._source.draw_numbered(self.chunk, host)
         lr = degrade(
             hr.float() / 255, self.preset, scale=self.scale, generator=host, group=self.group
         )
-        return hr, (lr * 255).round().to(torch.uint8)
+        return _Chunk(hr, (lr * 255).round().to(torch.uint8), pictures)
 
     def _fill(self) -> None:
         if self._is_filled:
@@ -196,7 +218,7 @@ class PairPool:
         first = max(0, self._chunks - self.chunks_to_fill)
         last = max(self._chunks, self.chunks_to_fill)
         for number in range(first, last):
-            self._write(number, *self.make_chunk(number))
+            self._write(number, self.make_whole(number))
         self._chunks = last
         self._is_filled = True
 
@@ -204,29 +226,28 @@ class PairPool:
         due = int(self._served / self.reuse / self.chunk) + self.chunks_to_fill - self._chunks
         if due > 0 and not self._is_background:
             for _ in range(due):
-                self._write(self._chunks, *self.make_chunk(self._chunks))
+                self._write(self._chunks, self.make_whole(self._chunks))
                 self._chunks += 1
         elif self._is_background:
             if self._maker is None:
                 self._maker = _Maker(self, self._chunks)
             while due > 0 and (chunk := self._maker.take()) is not None:
-                self._write(self._chunks, chunk.hr, chunk.lr, chunk.ready)
+                self._write(self._chunks, chunk)
                 self._chunks += 1
                 due -= 1
 
-    def _write(
-        self, number: int, hr: Tensor, lr: Tensor, ready: torch.cuda.Event | None = None
-    ) -> None:
+    def _write(self, number: int, chunk: _Chunk) -> None:
         """Puts a chunk in its place; the last chunk of a round may be cut to fit."""
-        if ready is not None:
+        if chunk.ready is not None:
             stream = torch.cuda.current_stream(self.device)
-            stream.wait_event(ready)
-            for made in (hr, lr):  # their memory belongs to the maker's stream
+            stream.wait_event(chunk.ready)
+            for made in (chunk.hr, chunk.lr):  # their memory belongs to the maker's stream
                 made.record_stream(stream)
         start = number % self.chunks_to_fill * self.chunk
         count = min(self.chunk, self.size - start)
-        self._hr[start : start + count] = hr[:count]
-        self._lr[start : start + count] = lr[:count]
+        self._hr[start : start + count] = chunk.hr[:count]
+        self._lr[start : start + count] = chunk.lr[:count]
+        self._pictures[start : start + count] = chunk.pictures[:count]
 
     def _check(self) -> None:
         def refuse(name: str, value: float, allowed: str) -> OptionError:
@@ -300,13 +321,11 @@ class _Maker:
 
     def _loop(self) -> None:
         while not self._stop.is_set():
-            hr, lr = self._pool.make_chunk(self._next)
-            ready: torch.cuda.Event | None = None
+            chunk = self._pool.make_whole(self._next)
             if self._stream is not None:
-                ready = torch.cuda.Event()
-                ready.record(self._stream)
+                chunk.ready = torch.cuda.Event()
+                chunk.ready.record(self._stream)
             self._next += 1
-            chunk = _Chunk(hr, lr, ready)
             while not self._stop.is_set():
                 try:
                     self._ready.put(chunk, timeout=0.2)

@@ -195,6 +195,20 @@ def our_name(name: str) -> str | None:
     return None
 
 
+def published_update(name: str) -> str:
+    """The published name of one of our tensors of low-rank updates.
+
+    >>> published_update("swin.stages.1.0.qkv.lora_A")
+    'visual_encoder.layers.1.blocks.0.attn.qkv.lora_A'
+    """
+    name = re.sub(
+        r"^swin\.stages\.(\d+)\.(\d+)\.", r"visual_encoder.layers.\1.blocks.\2.attn.", name
+    )
+    return re.sub(
+        r"^head\.layers\.(\d+)\.", r"tagging_head.encoder.layer.\1.crossattention.self.", name
+    )
+
+
 def _sort(state: State) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str], list[str]]:
     """Weights and updates under our names; the names of what does not matter, and of the rest."""
     base: dict[str, Tensor] = {}

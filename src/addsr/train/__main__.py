@@ -16,9 +16,8 @@ from addsr.errors import AddsrError
 def main(arguments: list[str] | None = None) -> int:
     """Exit status of a run: 0, or 1 with the error's message on stderr."""
     parser = argparse.ArgumentParser(prog="addsr.train")
-    parser.add_argument(
-        "task", choices=["teacher", "student", "features", "stablesr", "cfw", "addsr"]
-    )
+    tasks = ["teacher", "student", "features", "stablesr", "cfw", "addsr", "seesr", "dape"]
+    parser.add_argument("task", choices=tasks)
     parser.add_argument("--config", type=Path, required=True, help="recipe, a TOML file")
     parser.add_argument("--init", type=Path, help="weights to start from: file or folder")
     parser.add_argument("--resume", "--resume_from_checkpoint", help="'latest' or a step-* folder")

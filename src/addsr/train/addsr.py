@@ -3,7 +3,8 @@
 A step of training: the student answers at one of its timesteps, on what sampling would give it
 there (`passes`); the frozen teacher, told the target, answers four times to the student's answer;
 the discriminator learns on both, and the student is pulled to the teacher's pictures and opposes
-the discriminator (`addsr_losses`, `projection`). Prompts are empty, as half of AddSR's are.
+the discriminator (`addsr_losses`, `projection`). Half of the prompts are empty, the others the tags
+of the target (`prompts`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from .addsr_losses import draw_loss
 from .addsr_networks import load_teacher, make_embed, student_of, token_width
 from .base import load_part, load_prompt
 from .checks import refuse_compile, require
+from .coding import Coder
 from .config import Recipe
 from .flops import counted
 from .losses import timestep_adaptive
@@ -38,7 +40,9 @@ from .optim import Trained, process_rank
 from .passes import (
     Pair,
     Pass,
+    Prompted,
     Rules,
+    Told,
     clean,
     draw_levels,
     draw_teacher_timesteps,
@@ -46,6 +50,7 @@ from .passes import (
     teacher_pictures,
 )
 from .projection import BlockMaps, ProjectedDiscriminator
+from .prompts import dropped
 from .stablesr import differentiable, enlarge
 from .task import Batch, Task
 from .validate import evaluate_sampler
@@ -71,10 +76,10 @@ class AddSRTask(Task):
         self.teacher.to(self.dtype)  # and with it what the student shares
         for name, part in layers.items():
             self.track(name, part, recipe.optim)
-        # typed as Any, for diffusers' own types are partial
-        self.vae: Any = load_part(Path(c.base), "vae", self.dtype, device)
+        self.coder = Coder(load_part(Path(c.base), "vae", self.dtype, device), self.dtype)
+        self.vae = self.coder.vae
         self.text = load_prompt(Path(c.base)).to(device, self.dtype)
-        self.scaling = float(self.vae.config["scaling_factor"])
+        """Of the empty prompt."""
         self.token_width = token_width(self.teacher.unet)
         self.embed = make_embed(c.tagger, c.dape, self.token_width, self.dtype, device)
         if c.checkpointing:
@@ -87,8 +92,7 @@ class AddSRTask(Task):
 
     def _check_sizes(self) -> None:
         unet: Any = self.teacher.unet
-        self.factor = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
-        self.grid = self.factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
+        self.grid = self.coder.factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
         side = self.recipe.data.crop_px
         require(side % self.grid == 0, "data.crop_px", side, f"a multiple of {self.grid}")
 
@@ -129,12 +133,13 @@ class AddSRTask(Task):
         c = self.config
         pair, hr = self._pair(batch), batch.hr
         levels = draw_levels(len(hr), self.rules, self.generator)
+        text = self._text(batch)
         given = student_pass(
-            self._predict(self.student), self.decode, self.embed, pair, levels, self.rules,
-            self.generator,
+            Prompted(self._predict(self.student), text), self.coder.decode, self.embed, pair,
+            levels, self.rules, self.generator,
         )  # fmt: skip
-        z = self._answer(given)
-        x = self.decode(z)
+        z = self._answer(given, text)
+        x = self.coder.decode(z)
         figures = self._learn(pair, hr, z, x)
         weights = timestep_adaptive(given.weighted_as, c.ta_base, c.ta_growth)
         told = hr if c.teacher_sees == "hr" else pair.lr
@@ -142,8 +147,9 @@ class AddSRTask(Task):
         t = draw_teacher_timesteps(c.teacher_draws, len(hr), self.generator)
         pulled = x.new_zeros(len(hr))
         draws = teacher_pictures(
-            self._predict(self.teacher), self.decode, z.detach(), given.noise, t, told, tokens
-        )
+            Prompted(self._predict(self.teacher), text), self.coder.decode, z.detach(),
+            given.noise, t, told, tokens,
+        )  # fmt: skip
         for timesteps, target in draws:
             pulled = pulled + draw_loss(x, target, timesteps) / c.teacher_draws
         distillation = (weights * pulled).mean()
@@ -172,31 +178,30 @@ class AddSRTask(Task):
         return Pair(lr, self._latent(batch.hr), self._latent(lr), self.embed(lr))
 
     def _latent(self, picture: Tensor) -> Tensor:
-        """A scaled latent from the VAE's distribution, float32."""
-        moments = self.vae.encode((picture * 2 - 1).to(self.dtype)).latent_dist.parameters.float()
-        mean, log_variance = moments.chunk(2, dim=1)
-        std = (0.5 * log_variance.clamp(-30, 20)).exp()
-        return self.scaling * (mean + std * self.randn_like(mean))
+        moments = self.coder.moments(picture)
+        return self.coder.draw(moments, self.randn_like(moments.chunk(2, dim=1)[0]))
 
-    def decode(self, z: Tensor) -> Tensor:
-        """The picture of a scaled latent, about [0, 1], float32."""
-        picture = self.vae.decode((z / self.scaling).to(self.dtype)).sample
-        return (picture.float() + 1) / 2
+    def _text(self, batch: Batch) -> Tensor:
+        n, share = len(batch.hr), self.config.prompt_dropout
+        if batch.text is None:
+            return self.text.expand(n, -1, -1)
+        return dropped(batch.text, self.text, self.rand(n), share)
 
-    def _predict(self, nets: ControlledUnet) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-        def predict(z_t: Tensor, t: Tensor, picture: Tensor, tokens: Tensor) -> Tensor:
-            text = self.text.expand(len(z_t), -1, -1)
+    def _predict(self, nets: ControlledUnet) -> Told:
+        def predict(
+            z_t: Tensor, t: Tensor, picture: Tensor, tokens: Tensor, text: Tensor
+        ) -> Tensor:
             half = (x.to(self.dtype) for x in (z_t, tokens, picture))
             z_t, tokens, picture = half
             return nets(z_t, t, text, tokens, picture)
 
         return predict
 
-    def _answer(self, given: Pass) -> Tensor:
+    def _answer(self, given: Pass, text: Tensor) -> Tensor:
         """The student's clean latent, with gradient."""
         z_t = differentiable(given.z_t.to(self.dtype))
         predict = self._predict(self.student)
-        eps = predict(z_t, given.timesteps, differentiable(given.picture), given.tokens)
+        eps = predict(z_t, given.timesteps, differentiable(given.picture), given.tokens, text)
         return clean(given.z_t, eps, given.timesteps)
 
     def _learn(self, pair: Pair, hr: Tensor, z: Tensor, x: Tensor) -> dict[str, Tensor]:
@@ -277,17 +282,17 @@ class AddSRTask(Task):
         height, width = (side * 4 for side in lr.shape[-2:])
         large = enlarge(Batch(lr.new_empty(len(lr), 3, height, width), lr))
         large = F.pad(large, (0, -width % self.grid, 0, -height % self.grid), mode="replicate")
-        moments = self.vae.encode((large * 2 - 1).to(self.dtype)).latent_dist.parameters.float()
-        z_lr = self.scaling * moments.chunk(2, dim=1)[0]
+        z_lr = self.coder.mean(self.coder.moments(large))
         pair = Pair(large, z_lr, z_lr, self.embed(large))
         levels = torch.full((len(lr),), steps - 1, device=self.device)
         # as sampling goes, whatever training does
         rules = Rules(refine_weight=self.config.refine_weight)
+        text = self.text.expand(len(lr), -1, -1)
         given = student_pass(
-            self._predict(self.student), self.decode, self.embed, pair, levels, rules,
-            torch.Generator().manual_seed(seed),
+            Prompted(self._predict(self.student), text), self.coder.decode, self.embed, pair,
+            levels, rules, torch.Generator().manual_seed(seed),
         )  # fmt: skip
-        x = self.decode(self._answer(given))
+        x = self.coder.decode(self._answer(given, text))
         return x[..., :height, :width].clamp(0, 1)
 
     # --- the rest ----------------------------------------------------------------------------
@@ -300,7 +305,7 @@ class AddSRTask(Task):
             unet_config: Any = self.teacher.unet.config
             control_config: Any = self.teacher.controlnet.config
             with torch.device("meta"):
-                small = side // self.factor
+                small = side // self.coder.factor
                 channels = int(self.vae.config["latent_channels"])
                 latent, picture = (
                     torch.empty(1, channels, small, small),

@@ -21,9 +21,15 @@ class AddSRConfig:
     """Folder with SeeSR's unet/ and controlnet/: the frozen teacher, and what the student starts
     from."""
     tagger: str = ""
-    """File of RAM; without it networks get one image token of zeros."""
+    """File of RAM, or folder of an imported extractor; without it networks get one image token of
+    zeros, and prompts are empty."""
     dape: str = ""
     """File of SeeSR's update of RAM."""
+    prompt_tagger: str = ""
+    """File of RAM or folder of an extractor whose words for the targets are the prompts; empty:
+    `tagger` without `dape`, as published."""
+    prompt_dropout: float = 0.5
+    """Samples whose prompt is empty; 1: all, and no text encoder is needed."""
     dino: str = ""
     """File of DINO's ViT-S/16, for the discriminator; without it the teacher's features serve."""
     dinov2: str = ""
@@ -56,7 +62,7 @@ class AddSRConfig:
     val_steps: tuple[int, ...] = (1, 2, 4)
 
     def __post_init__(self) -> None:
-        require_shares(self, "first_share", "refine_weight", "lr_start")
+        require_shares(self, "first_share", "refine_weight", "lr_start", "prompt_dropout")
         require_one_of(self, "teacher_sees", "hr", "lr")
         require(1 <= self.levels <= 4, "task.levels", self.levels, "1 to 4")
         require_least(self, 1, "teacher_draws")

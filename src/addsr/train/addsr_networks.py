@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from addsr.errors import ConfigError, ModelError
 from addsr.models.convert_seesr import load_seesr
-from addsr.models.pickles import read_state
+from addsr.nets.ram import Ram, prepare
 from addsr.nets.seesr import ControlledUnet, SeeSRConfig, build_controlnet, build_unet
 from addsr.nets.seesr.image_attention import image_attentions_of
 
@@ -38,18 +38,23 @@ class LayersConfig:
 
 
 class TrainedLayers(nn.Module):
-    """The trained layers of a network, held together; they stay parts of that network.
+    """The layers of a network that AddSR trains, held together; they stay parts of that network.
 
     In state dicts the dots of a module's published name are slashes.
     """
 
     def __init__(self, network: str, net: nn.Module) -> None:
         super().__init__()
+        found = self.chosen(network, net)
+        self.config = LayersConfig(network, tuple(found))
+        self.layers = nn.ModuleDict({k.replace(".", "/"): v for k, v in found.items()})
+
+    def chosen(self, network: str, net: nn.Module) -> dict[str, nn.Module]:
+        """The trained modules of `net` by their published names."""
         found = dict(image_attentions_of(net))
         if network == "controlnet":
             found[_CONDITION] = cast("nn.Module", getattr(net, _CONDITION))
-        self.config = LayersConfig(network, tuple(found))
-        self.layers = nn.ModuleDict({k.replace(".", "/"): v for k, v in found.items()})
+        return found
 
 
 def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,19 +116,21 @@ def make_embed(
     """
     if not tagger:
         return lambda picture: picture.new_zeros(len(picture), 1, width, dtype=dtype)
-    from addsr.models.convert_ram import convert_ram
-    from addsr.nets.ram import Ram, prepare
+    from .tagging import load_ram
 
-    converted = convert_ram(read_state(tagger), read_state(dape) if dape else None)
-    if converted.config.head.tokens != width:
+    ram = load_ram(tagger, dape)
+    if ram.config.head.tokens != width:
         raise ModelError(
-            f"task.tagger = {tagger!r} makes tokens of width {converted.config.head.tokens}, and "
+            f"task.tagger = {tagger!r} makes tokens of width {ram.config.head.tokens}, and "
             f"task.seesr takes {width}; give those that belong together"
         )
-    ram = Ram(converted.config)
-    ram.load_state_dict(converted.state)
-    ram = ram.to(device, dtype).eval().requires_grad_(False)
-    side = converted.config.swin.side
+    return embedder(ram, dtype, device)
+
+
+def embedder(ram: Ram, dtype: torch.dtype, device: torch.device) -> Embed:
+    """What gives the image tokens that `ram` makes of pictures; it is moved."""
+    ram.to(device, dtype)
+    side = ram.config.swin.side
 
     @torch.no_grad()
     def embed(picture: Tensor) -> Tensor:

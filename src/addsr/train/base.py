@@ -13,12 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from addsr.diffusion.ddpm import Prediction
-from addsr.errors import AddsrError, ConfigError, ModelError, OutputError
+from addsr.errors import AddsrError, ConfigError, DependencyError, ModelError, OutputError
 from addsr.models.files import load_weights, save_weights
+from addsr.models.store import write_json
+from addsr.models.tags import TagList
+from addsr.nets.ram import HeadConfig, Ram, RamConfig, SwinConfig
 from addsr.nets.stablesr import UnetConfig, VaeConfig, build_unet, build_vae
 from addsr.nets.stablesr.backbones import backbone_class
 from addsr.pipelines.folder import weights_name
 from addsr.pipelines.importing import embed_empty_prompt
+from addsr.pipelines.tagger import Tagger
 
 _KINDS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 _PROMPT = "empty_prompt"
@@ -145,7 +149,7 @@ def stated_prediction(folder: Path) -> Prediction | None:
 def write_tiny_base(folder: Path, seed: int = 0) -> None:
     """Writes a base of tiny random networks, for smoke runs; its VAE reduces sides to a quarter.
 
-    Also `python -m addsr.train.base FOLDER`.
+    Also `python -m addsr.train.base FOLDER`, which writes a text encoder too.
 
     Raises:
         OutputError: `folder` holds something already, or cannot be written.
@@ -164,6 +168,59 @@ def write_tiny_base(folder: Path, seed: int = 0) -> None:
     vae.save_pretrained(folder / "vae")
     (folder / _PROMPT).mkdir()
     save_weights(folder / _PROMPT / _PLAIN, {"prompt_embeds": prompt}, {"kind": _PROMPT})
+
+
+def write_tiny_text_encoder(folder: Path, seed: int = 0) -> None:
+    """Writes a text encoder that goes with `write_tiny_base`, and a tokenizer that spells words.
+
+    Raises:
+        DependencyError: transformers is not installed.
+    """
+    try:
+        from transformers import CLIPTextConfig, CLIPTextModel
+    except ImportError as error:
+        raise DependencyError(
+            f"a text encoder needs transformers ({error}): pip install 'addsr[diffusion]'"
+        ) from error
+    letters = [*"abcdefghijklmnopqrstuvwxyz", ","]
+    marks = ["<|startoftext|>", "<|endoftext|>"]
+    words = ["!", *letters, *(f"{letter}</w>" for letter in letters), *marks]
+    write_json(folder / "tokenizer" / "vocab.json", {word: k for k, word in enumerate(words)})
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    settings = {
+        "tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": "!",
+        "bos_token": marks[0], "eos_token": marks[1], "unk_token": marks[1],
+    }  # fmt: skip
+    write_json(folder / "tokenizer" / "tokenizer_config.json", settings)
+    config = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=24,
+        bos_token_id=len(words) - 2,
+        eos_token_id=len(words) - 1,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+
+
+def write_tiny_tagger(folder: Path, seed: int = 0) -> None:
+    """Writes a random prompt extractor of six words, for smoke runs."""
+    names = ("river", "dog", "wall", "kitten", "tower", "forest")
+    config = RamConfig(
+        SwinConfig(side=32, width=8, depths=(2, 2), heads=(2, 4), window=4),
+        HeadConfig(tokens=12, width=8, inner=16, heads=4, layers=2),
+        tags=len(names),
+        label_width=10,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        ram = Ram(config)
+    Tagger(ram, TagList(names, (0.5,) * len(names))).save_pretrained(folder)
 
 
 def require_empty(folder: Path) -> None:
@@ -187,8 +244,13 @@ def main(arguments: list[str] | None = None) -> int:
         prog="addsr.train.base", description="Writes a base of tiny random networks for smoke runs."
     )
     parser.add_argument("folder", type=Path, help="new or empty")
+    parser.add_argument("--tagger", type=Path, help="folder for a tiny prompt extractor")
+    options = parser.parse_args(arguments)
     try:
-        write_tiny_base(parser.parse_args(arguments).folder)
+        write_tiny_base(options.folder)
+        write_tiny_text_encoder(options.folder)
+        if options.tagger is not None:
+            write_tiny_tagger(options.tagger)
     except AddsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

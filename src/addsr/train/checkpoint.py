@@ -29,6 +29,8 @@ _KINDS = {
     "PatchGan": "patchgan",
     "TrainedLayers": "addsr",
     "ProjectedHeads": "projected",
+    "SeeSRLayers": "seesr",
+    "LoraUpdates": "dape",
 }
 """What weights files call the networks."""
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from addsr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .task import Batch
 
 
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
@@ -40,3 +45,22 @@ def refuse_compile(is_compiled: bool, task: str) -> None:
         is_compiled,
         f"false: {task} trains layers that are hooked into frozen networks, which is not compiled",
     )
+
+
+def require_large(pairs: Sequence[Batch], grid: int) -> None:
+    """Validation pictures are at least `grid` pixels a side, which the networks need."""
+    for height, width in (pair.hr.shape[-2:] for pair in pairs):
+        if min(height, width) < grid:
+            raise ConfigError(
+                f"data.val: a picture of {width} x {height} is too small; give pictures of "
+                f"{grid} pixels a side or more"
+            )
+
+
+def require_reuse(reuse: int, pool: int, batch: int) -> None:
+    """task.latent_reuse and task.latent_pool go with run.batch."""
+    require(
+        batch % reuse == 0, "task.latent_reuse", reuse, f"a divisor of run.batch, which is {batch}"
+    )
+    ok = reuse == 1 or pool >= batch
+    require(ok, "task.latent_pool", pool, f"run.batch, which is {batch}, or more")

@@ -16,12 +16,14 @@ from addsr.errors import ConfigError
 from .addsr_config import AddSRConfig
 from .checks import require as _require
 from .latent_config import CfwTaskConfig, StableSRConfig
+from .seesr_config import DapeConfig, SeeSRTaskConfig
 
 T = TypeVar("T")
 
 STABLESR = "stablesr"
 """The published degradation of StableSR; `mild` is the same but for two departures."""
-
+REALESRGAN = "realesrgan"
+"""That of Real-ESRGAN, SeeSR and AddSR; `strong` is the same but for two departures."""
 
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
 """Modes of torch.compile that record CUDA graphs."""
@@ -129,7 +131,7 @@ class DataConfig:
         _require(self.sharpen >= 0, "data.sharpen", self.sharpen, "0 or more")
         for name in ("rescaled", "textured"):
             _require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "0 to 1")
-        known = (*PRESETS, *MIXTURES, STABLESR)
+        known = (*PRESETS, *MIXTURES, STABLESR, REALESRGAN)
         _require(self.mixture in known, "data.mixture", self.mixture, f"one of {', '.join(known)}")
 
 
@@ -296,6 +298,8 @@ TASKS: dict[str, type] = {
     "stablesr": StableSRConfig,
     "cfw": CfwTaskConfig,
     "addsr": AddSRConfig,
+    "seesr": SeeSRTaskConfig,
+    "dape": DapeConfig,
 }
 
 _SPLIT_BATCHES = ("teacher", "student", "features")

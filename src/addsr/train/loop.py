@@ -32,7 +32,7 @@ CONSENT_EVERY = 8
 class Source(Protocol):
     """Where batches come from."""
 
-    def get(self, batch: int) -> tuple[Tensor, ...]: ...
+    def get(self, batch: int) -> tuple[Tensor, ...] | Batch: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -77,7 +77,7 @@ def fit(
     """Trains `task` as `recipe.run` says; gives the last logged figures.
 
     Args:
-        source: gives batches on the device: the fields of `Batch` in their order.
+        source: gives batches on the device, or the fields of `Batch` in their order.
         pairs: validation pairs; may be empty.
         resume: `latest` or the path of a full checkpoint.
         init: light weights to start from (ignored where a checkpoint is resumed).
@@ -150,7 +150,8 @@ def fit(
             task.set_progress(step - start, min(1.0, share))
             for _ in range(run.accumulate):
                 task.compiled.begin_pass()
-                fresh = Batch(*source.get(task.fresh_samples(run.batch)))
+                given = source.get(task.fresh_samples(run.batch))
+                fresh = given if isinstance(given, Batch) else Batch(*given)
                 for key, value in task.step(fresh).items():
                     # cloned: with CUDA graphs the next step writes into the same memory
                     sums[key] = sums[key] + value if key in sums else value.detach().float().clone()

@@ -5,7 +5,8 @@ their inputs in float32 too. Keeping the working network in bf16 halves that mem
 masters keep updates that bf16's 8 bits of mantissa would round away.
 
 With `optim.offload` everything but the working weights and their gradients lives in main memory,
-and AdamW runs there: 20 bytes less per trained number on the device (ZeRO-Offload, arXiv 2101.06840).
+and AdamW runs there: 20 bytes less per trained number on the device (as in
+ZeRO-Offload, arXiv 2101.06840).
 """
 
 # pyright: reportPrivateUsage=false

@@ -26,6 +26,8 @@ from .addsr_losses import LEVELS
 
 Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """`predict(z_t, t, picture, tokens)` gives the noise in `z_t`, as ControlNet and U-Net see it."""
+Told = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""The same with the embedded prompts `(B, tokens, width)` as last argument."""
 Decode = Callable[[Tensor], Tensor]
 """A clean latent to its picture, about [0, 1], not clamped."""
 Embed = Callable[[Tensor], Tensor]
@@ -76,6 +78,21 @@ class Rules:
             signed_condition=True,
             per_batch=True,
         )
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A `Predict` that tells each sample its own prompt."""
+
+    net: Told
+    text: Tensor
+
+    def __call__(self, z_t: Tensor, t: Tensor, picture: Tensor, tokens: Tensor) -> Tensor:
+        return self.net(z_t, t, picture, tokens, self.text)
+
+    def take(self, chosen: Tensor) -> Prompted:
+        """The same for some samples."""
+        return Prompted(self.net, self.text[chosen])
 
 
 @dataclass(frozen=True)
@@ -164,7 +181,8 @@ def _walk(
     for step in range(int(levels.max()) if n else 0):
         (going,) = (levels > step).nonzero(as_tuple=True)
         t = _timesteps(torch.full_like(going, step))
-        z_0 = clean(z_t[going], student(z_t[going], t, picture[going], tokens[going]), t)
+        eps = _of(student, going)(z_t[going], t, picture[going], tokens[going])
+        z_0 = clean(z_t[going], eps, t)
         some = pair.take(going)
         seen, told = _refined(decode, embed, some, z_0, rules)
         fresh = _noise_like(z_0, generator)
@@ -189,12 +207,16 @@ def _look_back(
     if len(going):
         some, t = pair.take(going), _timesteps(levels[going] - 1)
         z_t = noised(some.z_hr, noise[going], t)
-        z_0 = clean(z_t, student(z_t, t, some.lr, some.tokens_lr), t)
+        z_0 = clean(z_t, _of(student, going)(z_t, t, some.lr, some.tokens_lr), t)
         seen, told = _refined(decode, embed, some, z_0, rules)
         picture, tokens = _put(picture, going, seen), _put(tokens, going, told)
     timesteps = _timesteps(levels)
     z_t = noised(pair.z_hr, noise, timesteps)
     return Pass(z_t, noise, timesteps, picture, tokens, _weighted_as(levels, rules))
+
+
+def _of(student: Predict, chosen: Tensor) -> Predict:
+    return student.take(chosen) if isinstance(student, Prompted) else student
 
 
 def _refined(

@@ -21,6 +21,9 @@ from .validate import load_pairs
 
 log = logging.getLogger(__name__)
 
+PROMPTED = ("addsr", "seesr")
+"""Tasks that are told their pictures' tags."""
+
 
 def train(
     task: str,
@@ -129,6 +132,10 @@ def make_task(recipe: Recipe, device: torch.device, rank: int = 0) -> Task:
         from .cfw import CfwTask as chosen
     elif recipe.task_name == "addsr":
         from .addsr import AddSRTask as chosen
+    elif recipe.task_name == "seesr":
+        from .seesr import SeeSRTask as chosen
+    elif recipe.task_name == "dape":
+        from .dape import DapeTask as chosen
     else:
         from .features import FeaturesTask as chosen
     task = chosen(recipe, device)
@@ -151,6 +158,10 @@ def make_source(recipe: Recipe, seed: int, device: torch.device) -> tuple[Source
     data = recipe.data
     pairs = load_pairs(data.val, recipe.run.validate_limit) if data.val else []
     pool = RotatingPool(data, seed, device) if data.held else make_pool(data, seed, device)
+    if recipe.task_name in PROMPTED:
+        from .prompts import with_prompts
+
+        return with_prompts(pool, recipe, device), pairs
     return pool, pairs
 
 

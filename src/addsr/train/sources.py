@@ -19,7 +19,7 @@ from addsr.data.shards import load_pictures
 from addsr.data.spec import PRESETS, DegradationSpec, Preset
 from addsr.errors import ConfigError, InputError
 
-from .config import STABLESR, DataConfig
+from .config import REALESRGAN, STABLESR, DataConfig
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +30,23 @@ def stablesr_degradation() -> DegradationSpec:
     The preset `mild` departs from it: half as often a second round, fewer final sinc filters, and
     resizes with antialiasing.
     """
-    mild = PRESETS["mild"]
+    return _as_published(PRESETS["mild"])
+
+
+def realesrgan_degradation() -> DegradationSpec:
+    """Real-ESRGAN's degradation (arXiv 2107.10833), which SeeSR and AddSR are trained with.
+
+    The preset `strong` departs from it as `mild` does from StableSR's.
+    """
+    return _as_published(PRESETS["strong"])
+
+
+def _as_published(preset: DegradationSpec) -> DegradationSpec:
     return replace(
-        mild,
-        resize1=replace(mild.resize1, antialias=0.0),
+        preset,
+        resize1=replace(preset.resize1, antialias=0.0),
         second_order=1.0,
-        resize2=replace(mild.resize2, antialias=0.0),
+        resize2=replace(preset.resize2, antialias=0.0),
         final_sinc=0.8,
         final_antialias=0.0,
     )
@@ -82,7 +93,10 @@ def _pool(
         raise ConfigError(f"data.train: {error}") from error
     if data.sharpen:
         pictures = [sharpened(batch, data.sharpen, device) for batch in pictures]
-    preset: Preset = stablesr_degradation() if data.mixture == STABLESR else data.mixture
+    published = {STABLESR: stablesr_degradation, REALESRGAN: realesrgan_degradation}
+    preset: Preset = data.mixture
+    if data.mixture in published:
+        preset = published[data.mixture]()
     if chunk is None and device.type == "cuda":
         # no more pixels at a time than the pool's own 256 crops have at 256 pixels a side
         chunk = min(256, max(8, 256 * 256**2 // data.crop_px**2))
@@ -130,9 +144,13 @@ class RotatingPool:
 
     def get(self, batch: int) -> tuple[Tensor, Tensor]:
         """What `PairPool.get` gives."""
+        return self.get_numbered(batch)[:2]
+
+    def get_numbered(self, batch: int) -> tuple[Tensor, Tensor, list[int]]:
+        """What `PairPool.get_numbered` gives; numbers are those of `pool`, as it is afterwards."""
         if self.pool.served >= self.data.held_pairs:
             self._move(self._window + 1)
-        return self.pool.get(batch)
+        return self.pool.get_numbered(batch)
 
     def at(self, window: int) -> PairPool:
         """The pool of the `window`-th few shards, counted from the start over all passes."""

@@ -33,7 +33,8 @@ from addsr.pipelines.canvas import enlarge as enlarge_picture
 from addsr.pipelines.stablesr import PipelineConfig
 
 from .base import load_base
-from .checks import refuse_compile
+from .checks import refuse_compile, require_large, require_reuse
+from .coding import Coder
 from .config import Recipe
 from .flops import counted
 from .latent_config import StableSRConfig
@@ -67,6 +68,7 @@ class StableSRTask(Task):
         # typed as Any, for diffusers' own types are partial
         self.unet: Any = base.unet
         self.vae: Any = base.vae
+        self.coder = Coder(base.vae, self.dtype)
         encoder, hidden = encoder_config(recipe.net)
         self.encoder = TimeAwareEncoder(encoder)
         shape = self.unet.config
@@ -84,7 +86,6 @@ class StableSRTask(Task):
         self.guide = Guide(self.unet, self.layers)
         if c.checkpointing:
             self.unet.enable_gradient_checkpointing()
-        self.scaling = float(self.vae.config["scaling_factor"])
         alpha_bar = Schedule.trained().alpha_bar
         self.signal = alpha_bar.sqrt().float().to(device)
         self.spread = (1 - alpha_bar).sqrt().float().to(device)
@@ -93,7 +94,7 @@ class StableSRTask(Task):
 
     def _check_sizes(self) -> None:
         c, data, run = self.config, self.recipe.data, self.recipe.run
-        self.factor = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        self.factor = self.coder.factor
         levels = len(self.unet.config["block_out_channels"])
         if len(self.encoder.config.widths) != levels:
             raise ConfigError(
@@ -106,16 +107,7 @@ class StableSRTask(Task):
                 f"data.crop_px = {data.crop_px} is not allowed with task.base = {c.base!r}; give a "
                 f"multiple of {self.grid}"
             )
-        if run.batch % c.latent_reuse:
-            raise ConfigError(
-                f"task.latent_reuse = {c.latent_reuse} is not allowed with run.batch = {run.batch}"
-                "; give a divisor of it"
-            )
-        if c.latent_reuse > 1 and c.latent_pool < run.batch:
-            raise ConfigError(
-                f"task.latent_pool = {c.latent_pool} is not allowed with run.batch = {run.batch}; "
-                "give that many or more"
-            )
+        require_reuse(c.latent_reuse, c.latent_pool, run.batch)
 
     def fresh_samples(self, batch: int) -> int:
         return self.pool.fresh(batch)
@@ -147,17 +139,11 @@ class StableSRTask(Task):
         if self.config.clean_share:
             is_clean = (self.rand(len(hr)) < self.config.clean_share).view(-1, 1, 1, 1)
             lr = torch.where(is_clean, hr, lr)
-        return Moments(self._moments(hr), self._moments(lr))
-
-    def _moments(self, picture: Tensor) -> Tensor:
-        x = (picture * 2 - 1).to(self.dtype)
-        return self.vae.encode(x).latent_dist.parameters.float()
+        return Moments(self.coder.moments(hr), self.coder.moments(lr))
 
     def draw(self, moments: Tensor) -> Tensor:
         """A scaled latent `(B, 4, h, w)` from its distribution, float32."""
-        mean, log_variance = moments.chunk(2, dim=1)
-        std = (0.5 * log_variance.clamp(-30, 20)).exp()
-        return self.scaling * (mean + std * self.randn_like(mean))
+        return self.coder.draw(moments, self.randn_like(moments.chunk(2, dim=1)[0]))
 
     def noised(self, z: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """`z` at timesteps `t` `(B,)`, and what the network should say to it."""
@@ -190,12 +176,7 @@ class StableSRTask(Task):
     # --- validation --------------------------------------------------------------------------
 
     def check_pairs(self, pairs: list[Batch]) -> None:
-        for height, width in (pair.hr.shape[-2:] for pair in pairs):
-            if min(height, width) < self.grid:
-                raise ConfigError(
-                    f"data.val: a picture of {width} x {height} is too small; give pictures of "
-                    f"{self.grid} pixels a side or more"
-                )
+        require_large(pairs, self.grid)
 
     @contextmanager
     def averaged(self) -> Generator[StableSRPipeline]:
@@ -254,7 +235,7 @@ class StableSRTask(Task):
         )
         t = torch.tensor(_LEVELS, device=self.device)
         z, z_lr = (
-            self.scaling * self._moments(x).chunk(2, dim=1)[0].expand(len(t), -1, -1, -1)
+            self.coder.mean(self.coder.moments(x)).expand(len(t), -1, -1, -1)
             for x in (pair.hr, enlarge(pair))
         )
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(index))

@@ -22,6 +22,8 @@ class Batch:
     lr: Tensor
     latent: Tensor | None = None
     """What a diffusion model sampled for `lr`, scaled, `(B, 4, H/8, W/8)`; few tasks need it."""
+    text: Tensor | None = None
+    """The embedded prompts of the pictures `(B, tokens, width)`; None: all are empty."""
 
 
 class Task(ABC):
