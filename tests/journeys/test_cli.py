@@ -87,10 +87,10 @@ def test_help_names_what_can_be_given(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(word in help_text for word in ("upscale", "degrade", "train", "doctor"))
     assert main(["upscale", "--help"]) == 0
     help_text = capsys.readouterr().out
-    for flag in ("model", "scale", "steps", "fidelity", "color", "seed", "device", "dtype", "tile"):
+    for flag in ("model", "scale", "steps", "fidelity", "color", "seed", "tile", "prompt"):
         assert f"--{flag}" in help_text
     assert "IN..." in help_text and "ADDSR_MEMORY" in help_text
-    assert help_text.count("the model's own") == 3
+    assert help_text.count("the model's own") == 4
     assert main(["degrade", "--help"]) == 0
     help_text = capsys.readouterr().out
     assert all(name in help_text for name in [*PRESETS, *MIXTURES])

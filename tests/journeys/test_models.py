@@ -18,7 +18,15 @@ from addsr.models import download, registry
 from addsr.models.published import STABLESR
 from addsr.models.store import FACTS, Installed, Part, Source, write_facts
 
-NAMES = ["stablesr", "stablesr-768", "stablesr-turbo", "stablesr-face"]
+NAMES = [
+    "stablesr",
+    "stablesr-768",
+    "stablesr-turbo",
+    "stablesr-face",
+    "seesr",
+    "addsr",
+    "seesr-turbo",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +238,7 @@ def test_nothing_is_downloaded_before_the_licence_is_accepted(
 
 
 def test_names_that_are_not_published_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["models", "pull", "seesr"]) == 2
+    assert main(["models", "pull", "supir"]) == 2
     assert "use one of stablesr, stablesr-768" in capsys.readouterr().err
 
 
