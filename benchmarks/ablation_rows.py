@@ -49,32 +49,46 @@ def column(data: dict[str, Any], dataset: str, setting: str, metric: str) -> Col
 
 
 def differences(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each arm less the mean of the baselines on the same pictures, each with its own weight of
-    self-refinement; beside it how far the baselines' means lie apart."""
-    seeds = [found[name] for name in SEEDS if name in found]
-    if not seeds:
-        return []
+    """Each arm less what it is compared with on the same pictures, each with its own weight of
+    self-refinement; beside it how far the baselines' means lie apart.
+
+    The baseline is the mean of its seeds.
+    """
     entries: list[dict[str, Any]] = []
     for arm, data in found.items():
-        if arm in SEEDS:
-            continue
-        for dataset in data["scores"]:
+        against = ARMS[arm].against
+        names = [n for n in (SEEDS if against == FIRST else (against,)) if n in found]
+        for dataset in data["scores"] if names else ():
             for steps in data["steps"]:
                 ours = key(steps, ARMS[arm].weight, data["default"])
-                theirs = key(steps, ARMS[FIRST].weight, data["default"])
                 for metric in COLUMNS:
                     a = column(data, dataset, ours, metric)
-                    bases = [column(seed, dataset, theirs, metric) for seed in seeds]
-                    known = [b for b in bases if b is not None]
-                    if a is None or len(known) < len(seeds):
+                    theirs = [_own(found, name, dataset, steps, metric) for name in names]
+                    known = [b for b in theirs if b is not None]
+                    if a is None or len(known) < len(names):
                         continue
                     entry = difference(a, np.mean(known, axis=0), metric)
                     if entry is not None:
-                        means = [float(np.nanmean(b)) for b in known]
-                        apart = max(means) - min(means) if len(means) > 1 else None
                         about = {"arm": arm, "dataset": dataset, "steps": steps}
+                        apart = _apart(found, dataset, steps, metric)
                         entries.append(about | entry | {"seeds": apart})
     return entries
+
+
+def _own(
+    found: dict[str, dict[str, Any]], arm: str, dataset: str, steps: int, metric: str
+) -> Column | None:
+    data = found[arm]
+    return column(data, dataset, key(steps, ARMS[arm].weight, data["default"]), metric)
+
+
+def _apart(found: dict[str, dict[str, Any]], dataset: str, steps: int, metric: str) -> float | None:
+    """How far the means of the baselines lie apart; None where there are not two."""
+    if not all(name in found for name in SEEDS):
+        return None
+    columns = [_own(found, name, dataset, steps, metric) for name in SEEDS]
+    means = [float(np.nanmean(c)) for c in columns if c is not None]
+    return abs(means[0] - means[1]) if len(means) > 1 else None
 
 
 def refinement(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -5,16 +5,21 @@
 #
 # Arms, by default all in this order; a card that is free takes the next one:
 #
-#     baseline       recipes/student.toml from training/teacher.safetensors, fresh discriminator
-#     baseline-1     the same with another seed: what lies between the two is chance
-#     lr-regulated   the teacher sees the input and not the clean picture
-#     constant       distillation weighs the same at every step
-#     no-refinement  the last prediction is not in the condition of the next step
-#     sharpened      L1 and Haar terms against sharpened targets
-#     next           from training/gan.safetensors, without perceptual term and heads on features
-#     next-fifth     as next, with a fifth of the perceptual term
+#     baseline         recipes/student.toml from training/teacher.safetensors, fresh discriminator,
+#                      distillation times 8, no perceptual term, no heads on features
+#     baseline-1       the same with another seed: what lies between the two is chance
+#     lr-regulated     the teacher sees the input and not the clean picture
+#     constant         distillation weighs the same at every step
+#     no-refinement    the last prediction is not in the condition of the next step
+#     next             from training/gan.safetensors, distillation as in the recipe
+#     next-sharpened   as next, L1 and Haar terms against sharpened targets
+#     next-fifth       as next, with a fifth of the perceptual term
+#     no-distillation  no distillation
 #
-# Every arm takes STEPS steps (4500 if the environment has none), whatever the clock says: the schedule
+# In the recipe as it is the perceptual term has the greatest part of the gradient and distillation a
+# twentieth (docs/training-log.md): nothing that concerns distillation could be seen.
+#
+# Every arm takes STEPS steps (5000 if the environment has none), whatever the clock says: the schedule
 # and the pictures seen are then the same. MINUTES (26 are meant, for two arms on each of two cards)
 # is when all has to be over. An arm that is in OUTPUT/scores is not run again, one that ended early
 # goes on from its checkpoint, one that would not end in time is not begun: call it again, on another
@@ -40,7 +45,8 @@ while (($#)) && [[ $1 != -- ]]; do
 done
 (($#)) && shift
 more=("$@")
-all=(baseline baseline-1 lr-regulated constant no-refinement sharpened next next-fifth)
+all=(baseline baseline-1 lr-regulated constant no-refinement next next-sharpened next-fifth
+  no-distillation)
 ((${#arms[@]})) || arms=("${all[@]}")
 for arm in "${arms[@]}"; do
   if [[ " ${all[*]} " != *" $arm "* ]]; then
@@ -53,7 +59,7 @@ if ! total=$(awk -v m="$minutes" 'BEGIN { if (m !~ /^[0-9]*[.]?[0-9]+$/ || m <= 
   echo "MINUTES: $minutes is no number above 0" >&2
   exit 2
 fi
-steps=${STEPS:-4500}
+steps=${STEPS:-5000}
 [[ -n ${TINY:-} ]] && steps=${STEPS:-4}
 if ! [[ $steps =~ ^[1-9][0-9]*$ ]]; then
   echo "STEPS: $steps is no whole number above 0" >&2
@@ -131,18 +137,19 @@ await() { # JOB ...: until all are over, whatever signals come; 1 if one failed
 left() { echo $((total - SECONDS - reserve)); }
 
 train() { # CARD ARM: 0 once it has all its steps
-  local card=$1 arm=$2 folder=$out/train/$2 changes=(--init "$teacher") status try options
+  local card=$1 arm=$2 folder=$out/train/$2 status try options
+  local changes=(--init "$teacher" --set task.perceptual_weight=0 --set task.head_share=0
+    --set task.distill_weight=8)
   [[ -f $folder/trained ]] && return 0
   case $arm in
     baseline-1) changes+=(--set run.seed=1) ;;
     lr-regulated) changes+=(--set task.regulation=lr) ;;
     constant) changes+=(--set task.ta_adaptive=false) ;;
     no-refinement) changes+=(--set task.psr_weight=0) ;;
-    sharpened) changes+=(--set task.sharpen=0.5) ;;
-    next | next-fifth)
-      changes=(--init "$gan" --set task.head_share=0)
-      [[ $arm == next ]] && changes+=(--set task.perceptual_weight=0)
-      [[ $arm == next-fifth ]] && changes+=(--set task.perceptual_weight=0.1) ;;
+    no-distillation) changes+=(--set task.distill_weight=0) ;;
+    next*) changes+=(--init "$gan" --set task.distill_weight=1) ;;&
+    next-sharpened) changes+=(--set task.sharpen=0.5) ;;
+    next-fifth) changes+=(--set task.perceptual_weight=0.1) ;;
   esac
   for try in cache fresh eager; do
     (($(left) > 0)) || return 1

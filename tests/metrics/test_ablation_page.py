@@ -134,7 +134,7 @@ def test_differences_are_from_both_seeds_and_at_each_arms_own_weight(scored: Pat
 def test_the_page_has_the_claims_beside_what_was_found(benchmark: Any, scored: Path) -> None:
     text = sys.modules["ablation_page"].render(figures_of(scored))
     assert "\n| constant | Weights that grow" in text
-    assert "Not run: lr-regulated, sharpened, next, next-fifth." in text
+    assert "Not run: lr-regulated, next, next-sharpened, next-fifth, no-distillation." in text
     assert "### Degraded photos with an original: self-refinement at 2 steps" in text
     assert "| no-refinement, w = 1 |" in text
     assert "SSIM-Y at the NIQE that the baseline has" in text
@@ -168,6 +168,24 @@ def test_the_curve_is_read_between_its_points_and_nowhere_else(benchmark: Any) -
     assert at(curve, 3.9) == at(curve, 5.1) == at([], 4.0) == "-"
 
 
+def test_an_arm_is_compared_with_what_it_was_made_from(
+    benchmark: Any, scored: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(scored / "scores", tmp_path / "scores")
+    for arm, source in (("next", "baseline"), ("next-fifth", "constant")):
+        shutil.copy(scored / f"scores/{source}.json", tmp_path / f"scores/{arm}.json")
+    places = ["--scores", str(tmp_path / "scores"), "--docs", str(tmp_path / "docs")]
+    assert benchmark.main(places) == 0
+    found = figures_of(tmp_path)
+    entries = [e for e in found["differences"] if e["metric"] == "psnr-y" and e["steps"] == 1]
+    assert {e["arm"] for e in entries} == {"constant", "no-refinement", "next-fifth"}
+    table = {a: found["arms"][a]["scores"]["synthetic"]["1/0/0.5"]["psnr-y"] for a in ARMS}
+    entry = next(e for e in entries if e["arm"] == "next-fifth")
+    assert entry["mean"] == pytest.approx(np.mean(table["constant"]) - np.mean(table["baseline"]))
+    seeds = abs(np.mean(table["baseline"]) - np.mean(table["baseline-1"]))
+    assert entry["seeds"] == pytest.approx(seeds)
+
+
 def test_scores_are_put_together_without_weights(
     benchmark: Any, scored: Path, tmp_path: Path
 ) -> None:
@@ -176,7 +194,7 @@ def test_scores_are_put_together_without_weights(
     places = ["--scores", str(tmp_path / "scores"), "--docs", str(tmp_path / "docs")]
     assert benchmark.main(places) == 0
     assert figures_of(tmp_path) == figures_of(scored)
-    net = ["--net", f"sharpened={tmp_path / 'long.st'}", "--val", str(scored / "val")]
+    net = ["--net", f"no-distillation={tmp_path / 'long.st'}", "--val", str(scored / "val")]
     assert benchmark.main([*net, *places, *OPTIONS]) == 0
     text = sys.modules["ablation_page"].render(figures_of(tmp_path))
     assert "trained for different numbers of steps" in text

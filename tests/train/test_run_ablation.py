@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -80,22 +81,26 @@ def test_every_arm_is_trained_once_with_its_change_and_scored(place: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     lines = {arm_of(line): line for line in trainings(place)}
     changes = {
-        "baseline": "",
-        "baseline-1": "run.seed=1",
-        "lr-regulated": "task.regulation=lr",
-        "constant": "task.ta_adaptive=false",
-        "no-refinement": "task.psr_weight=0",
-        "sharpened": "task.sharpen=0.5",
-        "next": "task.head_share=0 --set task.perceptual_weight=0 ",
-        "next-fifth": "task.head_share=0 --set task.perceptual_weight=0.1",
+        "baseline": [],
+        "baseline-1": ["run.seed=1"],
+        "lr-regulated": ["task.regulation=lr"],
+        "constant": ["task.ta_adaptive=false"],
+        "no-refinement": ["task.psr_weight=0"],
+        "next": ["task.distill_weight=1"],
+        "next-sharpened": ["task.distill_weight=1", "task.sharpen=0.5"],
+        "next-fifth": ["task.distill_weight=1", "task.perceptual_weight=0.1"],
+        "no-distillation": ["task.distill_weight=0"],
     }
+    common = ["task.perceptual_weight=0", "task.head_share=0", "task.distill_weight=8"]
     assert set(lines) == set(changes) and len(trainings(place)) == len(changes)
     for arm, line in lines.items():
-        assert changes[arm] in line
-        for other in set(changes.values()) - {changes[arm]} - {""}:
-            assert arm.startswith("next") or other not in line
-        start = "gan" if arm.startswith("next") else "teacher"
-        assert f"--init {ROOT}/training/{start}.safetensors" in line
+        words = line.split()
+        start = words.index("--init")  # of two for one field the last counts
+        given = [w for w in words[start:] if w.startswith(("task.", "run.seed"))]
+        assert given == [*common, *changes[arm]]
+        last = max(k for k, word in enumerate(words) if word == "--init")
+        weights = "gan" if arm.startswith("next") else "teacher"
+        assert words[last + 1] == f"{ROOT}/training/{weights}.safetensors"
         assert "run.steps=7 --set run.minutes=0" in line and "data.val= " in line
         assert f"run.compile_cache={place}/out/compile.cache" in line
     assert {line.split()[0] for line in trainings(place)} == {"0", "1"}
@@ -112,7 +117,10 @@ def test_the_script_and_the_page_know_the_same_arms(monkeypatch: pytest.MonkeyPa
     for name in ("ablation_page", "score_tables"):
         sys.modules.pop(name, None)
     text = SCRIPT.read_text(encoding="utf-8")
-    assert f"all=({' '.join(arms)})" in text
+    (known,) = re.findall(r"^all=\(([^)]*)\)", text, flags=re.MULTILINE)
+    assert known.split() == list(arms)
+    for arm in arms:
+        assert re.search(rf"^#     {arm}  +\w", text, flags=re.MULTILINE)
 
 
 def test_what_is_done_is_not_done_again(place: Path) -> None:
@@ -120,10 +128,10 @@ def test_what_is_done_is_not_done_again(place: Path) -> None:
     (place / "out/scores/baseline.json").write_text("{}")
     (place / "out/train/constant").mkdir(parents=True)
     (place / "out/train/constant/trained").touch()  # but not scored
-    words = ("26", "baseline", "constant", "sharpened")
+    words = ("26", "baseline", "constant", "no-distillation")
     done = subprocess.run(command(place, *words), **settings(place))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [arm_of(line) for line in trainings(place)] == ["sharpened"]
+    assert [arm_of(line) for line in trainings(place)] == ["no-distillation"]
     assert "baseline: has been scored" in done.stdout
     assert (place / "out/scores/constant.json").is_file()
     again = subprocess.run(command(place, *words), **settings(place))
@@ -142,13 +150,13 @@ def test_a_failure_is_tried_without_the_cache_and_then_without_compilation(place
 
 
 def test_an_arm_that_fails_does_not_end_the_others(place: Path) -> None:
-    words = ("26", "constant", "sharpened", "--", "--set", "optim.clip=2.0")
-    (place / "out/train/sharpened").mkdir(parents=True)
-    (place / "out/train/sharpened/trained").touch()
+    words = ("26", "constant", "no-distillation", "--", "--set", "optim.clip=2.0")
+    (place / "out/train/no-distillation").mkdir(parents=True)
+    (place / "out/train/no-distillation/trained").touch()
     done = subprocess.run(command(place, *words), **settings(place, FAILURES="9"))
     assert done.returncode == 1
     assert all("--set optim.clip=2.0" in line for line in trainings(place))
-    assert (place / "out/scores/sharpened.json").is_file()
+    assert (place / "out/scores/no-distillation.json").is_file()
     assert not (place / "out/scores/constant.json").exists()
     assert not (place / "out/train/constant/trained").exists()
 
