@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from addsr.train.config import Recipe, load_recipe, parse_overrides
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "training" / "run-ablation.sh"
 pytestmark = pytest.mark.skipif(
@@ -109,6 +111,25 @@ def test_every_arm_is_trained_once_with_its_change_and_scored(place: Path) -> No
     assert {f"scores/{arm}.json" for arm in changes} <= set(names)
     assert not any("weights" in name for name in names)
     assert [p.name for p in sorted((place / "out/pieces").iterdir())] == ["next.00"]
+
+
+def test_every_arm_is_a_recipe(place: Path) -> None:
+    done = subprocess.run(command(place, "26"), **settings(place))
+    assert done.returncode == 0, done.stdout + done.stderr
+    recipes: dict[str, Recipe] = {}
+    for line in trainings(place):
+        words = line.split()
+        texts = [words[k + 1] for k, word in enumerate(words) if word == "--set"]
+        path = Path(words[words.index("--config") + 1])
+        recipes[arm_of(line)] = load_recipe("student", path, parse_overrides(texts))
+    base = recipes["baseline"]
+    assert base.data.train == (f"{place}/shards/*.tar",) and base.data.val == ""
+    assert (base.run.steps, base.run.minutes, base.run.compile) == (5000, 0, True)
+    assert recipes["lr-regulated"].task.regulation == "lr"
+    assert not recipes["constant"].task.ta_adaptive and base.task.ta_adaptive
+    for arm, recipe in recipes.items():
+        assert (recipe.run.seed == 1) is (arm == "baseline-1")
+        assert recipe.data == base.data and recipe.optim == base.optim
 
 
 def test_the_script_and_the_page_know_the_same_arms(monkeypatch: pytest.MonkeyPatch) -> None:
