@@ -36,6 +36,7 @@ case $* in
       trap 'echo stopped >"$out/stopped"; exit 0' TERM
       sleep 20 & wait $!
     fi
+    sleep "${LASTS:-0}"
     [[ $(grep -c -- "--output $out" "$CALLS") -gt ${FAILURES:-0} ]] ;;
   *--score-only*)
     [[ -n $UNSCORED ]] && exit 1
@@ -193,7 +194,18 @@ def test_no_arm_is_begun_that_cannot_end_in_time(place: Path) -> None:
     done = subprocess.run(command(place, "1", "baseline"), **settings(place))
     assert done.returncode == 1
     assert "baseline: not begun" in done.stdout
-    assert not any("student" in line for line in (place / "calls").read_text().splitlines())
+    calls = place / "calls"
+    assert not calls.exists() or "student" not in calls.read_text()
+
+
+@pytest.mark.slow  # it waits for real seconds
+def test_a_card_that_has_less_time_than_an_arm_takes_begins_no_other(place: Path) -> None:
+    words = (str(106 / 60), "baseline", "constant", "next", "next-fifth")
+    done = subprocess.run(command(place, *words), **settings(place, LASTS="4"))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert {arm_of(line) for line in trainings(place)} == {"baseline", "constant"}
+    assert "next: not begun" in done.stdout and "next-fifth: not begun" in done.stdout
+    assert (place / "out/scores/constant.json").is_file()
 
 
 @pytest.mark.parametrize(
