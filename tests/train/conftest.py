@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,48 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("base")
     write_tiny_base(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_base(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """`tiny_base` with a tokenizer that spells words, and a text encoder."""
+    transformers = pytest.importorskip("transformers", reason="the diffusion extra is missing")
+    folder = tmp_path_factory.mktemp("text") / "base"
+    shutil.copytree(tiny_base, folder)
+    letters = [*"abcdefghijklmnopqrstuvwxyz", ","]
+    marks = ["<|startoftext|>", "<|endoftext|>"]
+    words = ["!", *letters, *(f"{letter}</w>" for letter in letters), *marks]
+    (folder / "tokenizer").mkdir()
+    settings = {
+        "tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": "!",
+        "bos_token": marks[0], "eos_token": marks[1], "unk_token": marks[1],
+    }  # fmt: skip
+    for name, value in (
+        ("vocab.json", {word: k for k, word in enumerate(words)}),
+        ("tokenizer_config.json", settings),
+    ):
+        (folder / "tokenizer" / name).write_text(json.dumps(value))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(words), hidden_size=24, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=24, bos_token_id=len(words) - 2,
+        eos_token_id=len(words) - 1, pad_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformers.CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    shutil.rmtree(folder / "empty_prompt")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tagger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random prompt extractor of six words."""
+    from addsr.train.base import write_tiny_tagger
+
+    folder = tmp_path_factory.mktemp("tagger") / "ram"
+    write_tiny_tagger(folder)
     return folder
 
 

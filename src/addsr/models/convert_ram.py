@@ -201,12 +201,12 @@ def published_update(name: str) -> str:
     >>> published_update("swin.stages.1.0.qkv.lora_A")
     'visual_encoder.layers.1.blocks.0.attn.qkv.lora_A'
     """
-    name = re.sub(
-        r"^swin\.stages\.(\d+)\.(\d+)\.", r"visual_encoder.layers.\1.blocks.\2.attn.", name
-    )
-    return re.sub(
-        r"^head\.layers\.(\d+)\.", r"tagging_head.encoder.layer.\1.crossattention.self.", name
-    )
+    for ours, published in (
+        (r"^swin\.stages\.(\d+)\.(\d+)\.", r"visual_encoder.layers.\1.blocks.\2.attn."),
+        (r"^head\.layers\.(\d+)\.", r"tagging_head.encoder.layer.\1.crossattention.self."),
+    ):
+        name = re.sub(ours, published, name)
+    return name
 
 
 def _sort(state: State) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str], list[str]]:

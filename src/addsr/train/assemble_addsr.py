@@ -1,29 +1,28 @@
 """Makes AddSR's networks, in the published layout, of a trained student's weights.
 
-    python -m addsr.train.assemble_addsr --seesr SEESR --weights runs/addsr/weights -o OUT
+    python -m addsr.train.assemble_addsr --base BASE --seesr SEESR --weights runs/addsr/weights \\
+        -o MODEL
 
-SEESR is what `task.seesr` was: all that was not trained is taken from it. OUT gets unet/ and
-controlnet/, each with config.json and one safetensors file, as SeeSR and AddSR are published. (The
-released script writes the frozen teacher there.)
+BASE and SEESR are what `task.base` and `task.seesr` were: all that was not trained is taken from
+them. MODEL gets unet/ and controlnet/, each with config.json and one safetensors file, as SeeSR and
+AddSR are published (the released script writes the frozen teacher there), and the VAE and the empty
+prompt: a folder that `AddSRPipeline.from_pretrained` loads.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
-from addsr.errors import AddsrError, ModelError, OutputError
-from addsr.models.files import load_weights
+from addsr.errors import AddsrError
+from addsr.pipelines import AddSRPipeline
 
-from .addsr_networks import layers_of, load_teacher, published_names
+from .addsr_networks import layers_of, load_teacher
+from .assemble_seesr import fill_layers, trained_state, write_networks, write_pipeline
 
 
 def assemble_addsr(
@@ -31,10 +30,11 @@ def assemble_addsr(
     weights: Path,
     output: Path,
     *,
+    base: Path | None = None,
     average: bool = True,
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Writes `output/unet` and `output/controlnet`.
+    """Writes the whole pipeline, or without `base` `output/unet` and `output/controlnet` alone.
 
     Args:
         weights: folder with `unet*.safetensors` and `controlnet*.safetensors`, as training writes.
@@ -45,48 +45,21 @@ def assemble_addsr(
         ModelError: a file is missing, damaged or does not fit the others.
         OutputError: `output` holds something already, or cannot be written.
     """
-    if output.exists():
-        raise OutputError(f"{output}: is there already; give another folder, or delete it")
     whole = load_teacher(str(seesr), torch.float32, torch.device("cpu"))
     for name, part in layers_of(whole).items():
-        path = weights / f"{name}{'-ema' if average else ''}.safetensors"
-        state, metadata = load_weights(path)
-        found: Any = metadata.get("config")
-        if metadata.get("kind") != "addsr" or dict(found or {}).get("network") != name:
-            raise ModelError(f"{path}: holds no trained layers of AddSR's {name}")
-        wanted = {k: v.shape for k, v in part.state_dict().items()}
-        if {k: v.shape for k, v in state.items()} != wanted:
-            few = ", ".join(
-                sorted(published_names(state).keys() ^ published_names(part.state_dict()).keys())[
-                    :3
-                ]
-            )
-            raise ModelError(
-                f"{path}: does not fit {seesr / name} ({few or 'other shapes'}); give the SeeSR "
-                "that it was trained from"
-            )
-        part.load_state_dict({k: v.float() for k, v in state.items()})
-    building = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(building, ignore_errors=True)
-    try:
-        for name in ("unet", "controlnet"):
-            net: Any = getattr(whole, name)
-            # not its own .to(), which warns of types that it would keep
-            nn.Module.to(net, dtype)
-            net.save_pretrained(building / name)
-        os.replace(building, output)
-    except OSError as error:
-        raise OutputError(
-            f"{output}: cannot be written ({error.strerror}); give another folder"
-        ) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        state, _ = trained_state(weights, name, "addsr", average)
+        fill_layers(part, state, weights, str(seesr))
+    if base is None:
+        write_networks(whole, output, dtype)
+    else:
+        write_pipeline(AddSRPipeline, whole, base, output, dtype)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 1 with the error's message on stderr."""
     parser = argparse.ArgumentParser(prog="addsr.train.assemble_addsr")
     parser.add_argument("--seesr", type=Path, required=True, help="what task.seesr was")
+    parser.add_argument("--base", type=Path, help="what task.base was, for a whole pipeline")
     parser.add_argument("--weights", type=Path, required=True, help="RUN/weights")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
     parser.add_argument("--last", action="store_true", help="the last weights, not their average")
@@ -97,12 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.seesr,
             options.weights,
             options.output,
+            base=options.base,
             average=not options.last,
             dtype=torch.float16 if options.dtype == "fp16" else torch.float32,
         )
     except AddsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    print(f"{options.output}: written")
     return 0
 
 

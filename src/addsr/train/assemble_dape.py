@@ -12,7 +12,6 @@ updates in its weights, and DAPE.safetensors: the updates alone under their publ
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +19,13 @@ from typing import Any
 
 import torch
 
-from addsr.errors import AddsrError, ModelError, OutputError
+from addsr.errors import AddsrError, ModelError
 from addsr.models.convert_ram import published_update
 from addsr.models.files import load_weights, save_weights
 from addsr.nets.ram import LoraConfig, add_lora, merge_lora
 from addsr.pipelines.tagger import Tagger
 
+from .assemble_seesr import new_folder
 from .dape import LoraUpdates
 from .tagging import load_ram, load_tags
 
@@ -50,8 +50,6 @@ def assemble_dape(
         ModelError: a file is missing, damaged or does not fit the others.
         OutputError: `output` holds something already, or cannot be written.
     """
-    if output.exists():
-        raise OutputError(f"{output}: is there already; give another folder, or delete it")
     path = weights / f"dape{'-ema' if average else ''}.safetensors"
     state, metadata = load_weights(path)
     if metadata.get("kind") != "dape":
@@ -70,19 +68,10 @@ def assemble_dape(
         ) from error
     published = {published_update(k.replace("/", ".")): v for k, v in updates.state_dict().items()}
     whole = Tagger(merge_lora(ram).to(dtype), tags)
-    building = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(building, ignore_errors=True)
-    try:
+    with new_folder(output) as building:
         whole.save_pretrained(building)
         about = {"kind": "dape-published", "licence": str(metadata.get("licence", ""))}
         save_weights(building / UPDATES, published, about)
-        building.rename(output)
-    except OSError as error:
-        raise OutputError(
-            f"{output}: cannot be written ({error.strerror}); give another folder"
-        ) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return whole
 
 

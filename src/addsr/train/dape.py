@@ -137,9 +137,8 @@ class DapeTask(Task):
     def flops_per_sample(self) -> float:
         """Useful work: what checkpointing repeats is not counted."""
         if not self._flops:
-            with torch.device("meta"):
-                ram = Ram(self.teacher.config)
-                one = counted(ram, torch.empty(1, 3, self.side, self.side))
+            ram = Ram(self.teacher.config).to("meta")  # its tables too
+            one = counted(ram, torch.empty(1, 3, self.side, self.side, device="meta"))
             # both look, and the gradient goes back through all of the frozen layers
             self._flops = 3 * one
         return self._flops

@@ -265,7 +265,10 @@ class _Untold:
     """A pipeline's tagger that gives tokens and no words."""
 
     def __init__(self, embed: Embed) -> None:
-        self.embed = embed
+        self._embed = embed
+
+    def embed(self, image: Tensor) -> Tensor:
+        return self._embed(image)
 
     def __call__(self, image: Tensor) -> SimpleNamespace:
         return SimpleNamespace(embeds=self.embed(image), tags=[[] for _ in image])

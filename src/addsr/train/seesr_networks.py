@@ -1,7 +1,7 @@
 """The networks of SeeSR's training: a U-Net whose image attentions are new, and a ControlNet.
 
-The image attentions of the U-Net and all of the ControlNet are trained, 749 881 040 of 1 615 791 764
-numbers at full size; the rest of the U-Net stays Stable Diffusion's.
+The image attentions of the U-Net and all of the ControlNet are trained, 749 881 040 of
+1 615 791 764 numbers at full size; the rest of the U-Net stays Stable Diffusion's.
 """
 
 from __future__ import annotations
