@@ -59,8 +59,6 @@ def require_large(pairs: Sequence[Batch], grid: int) -> None:
 
 def require_reuse(reuse: int, pool: int, batch: int) -> None:
     """task.latent_reuse and task.latent_pool go with run.batch."""
-    require(
-        batch % reuse == 0, "task.latent_reuse", reuse, f"a divisor of run.batch, which is {batch}"
-    )
+    require(batch % reuse == 0, "task.latent_reuse", reuse, f"a divisor of run.batch = {batch}")
     ok = reuse == 1 or pool >= batch
-    require(ok, "task.latent_pool", pool, f"run.batch, which is {batch}, or more")
+    require(ok, "task.latent_pool", pool, f"as many as run.batch = {batch} or more")

@@ -150,7 +150,7 @@ class OptimConfig:
     final: float = 0.05
     offload: bool = False
     """Masters, moments and averages stay in main memory and AdamW runs on the CPU: the same
-    updates, 20 bytes less per trained number on the device, a slower step."""
+    updates, 20 bytes less per trained number on the device (16 without average), a slower step."""
 
     def __post_init__(self) -> None:
         ok = 0 < self.learning_rate <= 1
