@@ -1,4 +1,4 @@
-"""Pictures that go through the networks together: the results of each alone, and a way back."""
+"""Pictures that go through the networks together, and how often they leave the device."""
 
 from __future__ import annotations
 
@@ -109,3 +109,28 @@ def test_what_does_not_fit_together_goes_one_by_one_with_the_same_noise(
 def test_a_batch_of_none_is_refused(pipe: Any) -> None:
     with pytest.raises(OptionError, match="picture_batch: 0 is not possible"):
         run(pipe, pictures((8, 8)), picture_batch=0)
+
+
+@pytest.mark.parametrize("kind", ["addsr", "seesr"])
+def test_a_picture_leaves_the_device_once(
+    make_addsr: Callable[..., Any], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a device without numbers stands for a GPU: sums of tensors here and there are refused there too
+    left: list[tuple[int, ...]] = []
+    cpu = Tensor.cpu
+
+    def leave(x: Tensor) -> Tensor:
+        if not x.is_meta:
+            return cpu(x)
+        left.append(tuple(x.shape))
+        return torch.zeros(x.shape, dtype=x.dtype)
+
+    monkeypatch.setattr(Tensor, "cpu", leave)
+    made = make_addsr(None if kind == "addsr" else SeeSRPipeline, tagger=Colours())
+    monkeypatch.setattr(made._stages, "_check", lambda *_: None)
+    made.to("meta")
+    for size in ((8, 8), (9, 20), (3, 8)):  # one tile, several, and a canvas larger than the result
+        (image,) = pictures(size)
+        result = run(made, [image], num_inference_steps=3)
+        assert left == [tuple(result.shape)] == [(1, 3, 4 * size[0], 4 * size[1])]
+        left.clear()

@@ -36,7 +36,7 @@ class Canvas:
             (-2, -1), zip(self.content, self.padded, strict=True), strict=True
         ):
             if full > side:
-                x = x.index_select(dim, mirrored(side, full))
+                x = x.index_select(dim, mirrored(side, full).to(x.device))
         return x * 2 - 1
 
     def empty(self, x: Tensor) -> Tensor:

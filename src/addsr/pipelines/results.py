@@ -87,12 +87,12 @@ def finish(
     canvas: Canvas,
     options: Options,
 ) -> Any:
-    """The result of one picture from its restored pixels in [-1, 1]."""
+    """The result of one picture from its restored pixels in [-1, 1], which are where `rgb` is."""
     height, width = canvas.target
     if options.color != "none":
         reference = enlarge(rgb, canvas.target) * 2 - 1
         restored = match_color(restored, reference, options.color)
-    restored = ((restored + 1) / 2).clamp(0, 1)
+    restored = ((restored + 1) / 2).clamp(0, 1).cpu()
     if options.output == "pt":
         return restored
     if options.output == "np":

@@ -468,8 +468,9 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             some[0].picture.size, options.upscale, options.tile, stages.factor, self._multiple,
             self.config.tile,
         )  # fmt: skip
-        # (B, 3, H, W) in [-1, 1], on the CPU
-        filled = torch.cat([canvas.fill(one.rgb) for one in some])
+        stays = stages.has_room(canvas.padded, options)
+        near = [one.rgb.to(self.device) if stays else one.rgb for one in some]
+        filled = torch.cat([canvas.fill(rgb) for rgb in near])  # (B, 3, H, W) in [-1, 1]
         cue = Cue((filled + 1) / 2, torch.cat([one.tokens for one in some]))
         own = replace(options, context=torch.cat([one.context for one in some]))
         seeds = [one.seed for one in some]
@@ -477,10 +478,10 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         z = self._run(z_lr, cue, own, control_scale, refined, seeds, ended)
         if options.output == "latent":
             return list(z.cpu().split(1))
-        restored = canvas.empty(stages.decode(z, (), own)).split(1)
+        restored = canvas.empty(stages.decode(z, (), own, stays=stays)).split(1)
         return [
-            finish(part, one.rgb, one.picture, one.profile, canvas, own)
-            for part, one in zip(restored, some, strict=True)
+            finish(part, rgb, one.picture, one.profile, canvas, own)
+            for part, rgb, one in zip(restored, near, some, strict=True)
         ]
 
     def _run(

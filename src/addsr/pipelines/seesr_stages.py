@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +25,8 @@ from .options import Options
 from .stages import LatentStages, StepEnded
 from .tiny import PART
 from .walk import NoiseSource, draw
+
+_STAYING_PIXELS = 2048**2
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,7 @@ class SeeSRStages(LatentStages):
             with self._working("unet", "controlnet"):
                 return predict(z, t, cue)
 
-        height, width = first.picture.shape[-2:]
-        # a picture that the VAE takes whole has room on the device, and need not travel
-        stays = not self.is_offloading and height * width <= (options.strip_pixels or math.inf)
+        stays = self.has_room(first.picture.shape, options)
         if stays:
             first = replace(first, picture=first.picture.to(self.device))
 
@@ -169,6 +168,14 @@ class SeeSRStages(LatentStages):
         x = x.to(self.device if stays else "cpu").float()
         self._check(x, "tiny decoder")
         return x
+
+    def has_room(self, shape: Sequence[int], options: Options) -> bool:
+        """Whether pictures of `shape` `(..., H, W)` may stay on the device between the networks.
+
+        What the VAE takes whole has left that much room, up to a size where copying hardly counts.
+        """
+        most = min(options.strip_pixels or _STAYING_PIXELS, _STAYING_PIXELS)
+        return not self.is_offloading and shape[-2] * shape[-1] <= most
 
     def _start(self, z_lr: Tensor, options: Options, generator: NoiseSource) -> Tensor:
         noise = next(_noises(z_lr, generator))
