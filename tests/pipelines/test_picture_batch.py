@@ -115,7 +115,7 @@ def test_a_batch_of_none_is_refused(pipe: Any) -> None:
 def test_a_picture_leaves_the_device_once(
     make_addsr: Callable[..., Any], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # a device without numbers stands for a GPU: sums of tensors here and there are refused there too
+    # a device without numbers stands for a GPU: sums of tensors of two devices are refused
     left: list[tuple[int, ...]] = []
     cpu = Tensor.cpu
 
