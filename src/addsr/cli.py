@@ -70,6 +70,7 @@ def upscale(
     tile: str = "auto",
     prompt: str = "",
     negative_prompt: str | None = None,
+    refine_decoder: Literal["full", "tiny"] = "full",
     json_summary: Annotated[bool, Parameter(name="--json", negative="")] = False,
     talk: Talk = USUAL_TALK,
 ) -> int:
@@ -109,6 +110,9 @@ def upscale(
         Words about the picture, beside those that a prompt extractor finds: for addsr and seesr.
     negative_prompt
         Words to be led away from: for seesr. [default: the model's own]
+    refine_decoder
+        What shows addsr its predictions between steps: tiny is an imported tiny decoder, quicker
+        than the full one, and changes the result.
     json_summary
         Print a summary as JSON on standard output.
     """
@@ -131,7 +135,7 @@ def upscale(
     with Upscaler(
         model, scale=scale, steps=steps, fidelity=fidelity, color=color, seed=seed,
         device=device, dtype=dtype, tile=side, prompt=prompt, negative_prompt=negative_prompt,
-        progress=bar.update,
+        refine_decoder=refine_decoder, progress=bar.update,
     ) as up:  # fmt: skip
         if folder is not None:
             make_folder(folder)

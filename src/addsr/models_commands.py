@@ -183,7 +183,9 @@ def import_files(
     if installing_tiny.takes_all(files):
         with _stages(talk) as tell:
             model = installing_tiny.install_tiny(files, wish, tell)
-        _tell_part(model, "AddSRPipeline(refine_decoder='tiny')", talk, json_summary)
+        _tell_part(
+            model, "addsr upscale --model addsr --refine-decoder tiny IN.jpg", talk, json_summary
+        )
         return 0
     _need("diffusers")
     return _import(list(files), wish, talk, json_summary, is_download=False)

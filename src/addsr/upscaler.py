@@ -19,7 +19,7 @@ from .image.io import check_output, read_size, write_image
 from .image.kinds import Picture, Sink, Source, accept
 from .plan import Plan, check_scale, target_size
 from .restorers import Counter, Progress, Restorer, Wish, Words, choose
-from .restorers.base import Room
+from .restorers.base import RefineDecoder, Room
 from .settings import read_settings
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Report:
     negative_prompt: str | None = None
     tags: tuple[str, ...] | None = None
     """What a prompt extractor saw in the last picture; None: there is none."""
+    refine_decoder: str = "full"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -88,6 +89,8 @@ class Upscaler:
         prompt: words about the picture, beside those that a prompt extractor finds; for SeeSR and
             AddSR.
         negative_prompt: words to be led away from, for SeeSR; None takes its own.
+        refine_decoder: what shows AddSR its predictions between steps; "tiny" takes the imported
+            tiny decoder, which is quicker and changes the result.
         progress: called with (done, total) while a picture is worked on.
 
     Raises:
@@ -111,6 +114,7 @@ class Upscaler:
         tile: int | Literal["auto"] = "auto",
         prompt: str = "",
         negative_prompt: str | None = None,
+        refine_decoder: RefineDecoder = "full",
         progress: Progress | None = None,
     ) -> None:
         settings = read_settings()
@@ -132,12 +136,15 @@ class Upscaler:
         self.fidelity = self.info.check_fidelity(fidelity)
         self.info.check_prompts(prompt, negative_prompt)
         self.words = Words(prompt, negative_prompt)
+        self.info.check_decoder(refine_decoder)
+        self.refine_decoder: RefineDecoder = refine_decoder
         if self.steps == 1 and fidelity is not None and self.info.kind == "addsr":
             log.warning("fidelity: has no effect in one step, where no prediction is looked at")
         self.color: ColorFix = color or self.info.default_color  # type: ignore[assignment]
         self._restorer: Restorer | None = choice.load()
         if tile != "auto":
             self._restorer.check_tile(tile)
+        self._restorer.check_decoder(refine_decoder)
         if self.info.is_non_commercial:
             log.info("model %s: %s", self.info.name, self.info.licence)
 
@@ -169,8 +176,9 @@ class Upscaler:
     def wish(self) -> Wish:
         """The options as the model takes them."""
         return Wish(
-            self.scale, self.steps, self.fidelity, self.color, self.seed, self.tile, self.words
-        )
+            self.scale, self.steps, self.fidelity, self.color, self.seed, self.tile, self.words,
+            self.refine_decoder,
+        )  # fmt: skip
 
     def plan(self, source: tuple[int, int], result_bytes_per_pixel: int = 4) -> Plan:
         """What will be done to a picture of `source` (height, width), with the expected peak.
@@ -245,6 +253,7 @@ class Upscaler:
             prompt=self.words.prompt,
             negative_prompt=self.words.negative_prompt,
             tags=self.restorer.tags,
+            refine_decoder=self.refine_decoder,
         )
         return result
 

@@ -23,6 +23,7 @@ from addsr.models.tags import TagList
 from addsr.nets.ram import Ram
 from addsr.nets.seesr import SeeSRConfig, build_controlnet, build_unet
 from addsr.nets.stablesr import VaeConfig, build_vae
+from addsr.nets.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from addsr.pipelines import AddSRPipeline, SeeSRPipeline
 from addsr.pipelines.checking import misfits
 from addsr.pipelines.installing import Wish
@@ -345,3 +346,38 @@ def test_an_evaluation_tells_results_with_another_extractor_apart(
     (both / "dape" / "addsr.json").write_text(json.dumps({**facts, "kind": "ram", "files": files}))
     tagged = find_ours("addsr")
     assert tagged is not None and tagged.sha256 != first.sha256
+
+
+@pytest.mark.usefixtures("store")
+def test_predictions_are_looked_at_through_the_imported_tiny_decoder(
+    made: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = f"upscale {photo} --scale 2 --device cpu --dtype fp32 --json --refine-decoder tiny"
+    for model, message in (
+        ("addsr", "refine_decoder: no tiny decoder is imported; get taesd_decoder.safetensors"),
+        ("seesr", "refine_decoder: model seesr looks at no predictions of its own"),
+        ("compact", "refine_decoder: model compact looks at no predictions of its own"),
+    ):
+        assert main([*base.split(), "--model", model]) == 2
+        assert message in capsys.readouterr().err
+    both = shutil.copytree(made, photo.with_name("both"))
+    monkeypatch.setenv("ADDSR_MODELS", str(both))
+    tiny = TinyDecoder(TinyDecoderConfig(8, (1, 1, 1)))
+    state = {}
+    for name, tensor in tiny.state_dict().items():
+        _, _, place, rest = name.split(".", 3)
+        state[f"{int(place) + 1}.{rest}"] = tensor
+    save_file(state, photo.with_name("taesd_decoder.safetensors"))
+    assert main(["models", "import", str(photo.with_name("taesd_decoder.safetensors"))]) == 0
+    capsys.readouterr()
+    results: list[bytes] = []
+    for words in ([*base.split()], [*base.split(), "--refine-decoder", "full"]):
+        out = photo.with_name("large.png")
+        assert main([*words, "--model", "addsr-2", "-o", str(out)]) == 0
+        results.append(out.read_bytes())
+        out.unlink()
+    told = json.loads(capsys.readouterr().out.split("\n}\n")[0] + "\n}")["files"][0]
+    assert told["refine_decoder"] == "tiny"
+    assert results[0] != results[1]
+    with pytest.raises(OptionError, match="refine_decoder: 'half' is unknown; use full or tiny"):
+        Upscaler("addsr", refine_decoder="half")  # type: ignore[arg-type]

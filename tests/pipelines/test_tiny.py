@@ -219,7 +219,10 @@ def test_the_command_imports_lists_verifies_and_removes_it(
 ) -> None:
     assert main(["models", "import", str(taesd)]) == 0
     told = capsys.readouterr()
-    assert "taesd: imported to" in told.out and "use it: AddSRPipeline" in told.out
+    assert (
+        "taesd: imported to" in told.out
+        and "use it: addsr upscale --model addsr --refine-decoder tiny" in told.out
+    )
     assert "taesd: MIT" in told.err
     assert main(["models", "list", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}

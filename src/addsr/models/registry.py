@@ -87,6 +87,19 @@ class ModelInfo:
                 f"negative_prompt: model {self.name} {why}; leave --negative-prompt out"
             )
 
+    def check_decoder(self, refine_decoder: str) -> None:
+        """
+        Raises:
+            OptionError: the name is unknown, or the model looks at no predictions of its own.
+        """
+        if refine_decoder not in ("full", "tiny"):
+            raise OptionError(f"refine_decoder: {refine_decoder!r} is unknown; use full or tiny")
+        if refine_decoder != "full" and self.kind != "addsr":
+            raise OptionError(
+                f"refine_decoder: model {self.name} looks at no predictions of its own; leave "
+                "--refine-decoder out"
+            )
+
     @property
     def _knob(self) -> str:
         if self.kind == "addsr":

@@ -17,6 +17,9 @@ Progress = Callable[[int, int], None]
 """Called with (done, total) in steps of the network; total may grow when tiles are halved."""
 
 
+RefineDecoder = Literal["full", "tiny"]
+
+
 @dataclass(frozen=True)
 class Words:
     """What the user says about pictures, for models that hear it."""
@@ -37,6 +40,8 @@ class Wish:
     seed: int
     tile: int | Literal["auto"]
     words: Words = Words()
+    refine_decoder: RefineDecoder = "full"
+    """What shows AddSR its predictions between steps."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,10 @@ class Restorer(Protocol):
 
     def check_tile(self, tile: int) -> None:
         """OptionError where a tile of this side cannot be."""
+        ...
+
+    def check_decoder(self, refine_decoder: RefineDecoder) -> None:
+        """OptionError where predictions cannot be looked at through that decoder."""
         ...
 
     def plan(self, source: tuple[int, int], wish: Wish, room: Room) -> Plan:

@@ -33,7 +33,7 @@ from addsr.pipelines.tiny import PART as TINY
 from addsr.pipelines.tiny import find_tiny
 from addsr.plan import Plan
 
-from .base import Counter, Restorer, Room, Wish
+from .base import Counter, RefineDecoder, Restorer, Room, Wish
 from .latent_plan import CONTROLLED_UNET, UNET, LatentFacts, count_tiles, make_latent_plan
 
 log = logging.getLogger(__name__)
@@ -202,6 +202,15 @@ class LatentRestorer:
         """OptionError where `tile` result pixels do not fit the networks' grid."""
         self.pipe.parts.check_tile(tile)
 
+    def check_decoder(self, refine_decoder: RefineDecoder) -> None:
+        """OptionError where there is no such decoder, or nothing that it could show."""
+        self.info.check_decoder(refine_decoder)
+        if refine_decoder == "tiny" and TINY not in self.pipe.networks:
+            raise OptionError(
+                "refine_decoder: no tiny decoder is imported; get taesd_decoder.safetensors and "
+                "import it with `addsr models import`, or leave --refine-decoder out"
+            )
+
     def plan(self, source: tuple[int, int], wish: Wish, room: Room) -> Plan:
         """One pass with as many tiles at once and as wide strips as memory allows."""
         self._room = room
@@ -266,6 +275,7 @@ class LatentRestorer:
         if self.info.kind == "addsr":
             # the share of the prediction in what the next step looks at; the rest is the input
             options["psr_weight"] = 1.0 - wish.fidelity if wish.steps > 1 else 0.0
+            options["refine_decoder"] = wish.refine_decoder
         return options
 
     def _widen(self, wider: torch.dtype, plan: Plan, wish: Wish) -> Plan:

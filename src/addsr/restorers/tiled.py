@@ -21,7 +21,7 @@ from addsr.models.hub import Model, load_model
 from addsr.models.registry import TiledInfo
 from addsr.plan import Pass, Plan, least_tile, make_plan
 
-from .base import Counter, Restorer, Room, Wish
+from .base import Counter, RefineDecoder, Restorer, Room, Wish
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,10 @@ class TiledRestorer:
             raise OptionError(
                 f"tile: {tile} px is too small for {self.info.name}; give {least} or more, or auto"
             )
+
+    def check_decoder(self, refine_decoder: RefineDecoder) -> None:
+        """OptionError for any but "full": there is nothing to decode."""
+        self.info.check_decoder(refine_decoder)
 
     def plan(self, source: tuple[int, int], wish: Wish, room: Room) -> Plan:
         """Passes and tiles for a picture of `source` (height, width)."""
