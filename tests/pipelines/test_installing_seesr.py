@@ -352,13 +352,13 @@ def test_an_evaluation_tells_results_with_another_extractor_apart(
 def test_predictions_are_looked_at_through_the_imported_tiny_decoder(
     made: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = f"upscale {photo} --scale 2 --device cpu --dtype fp32 --json --refine-decoder tiny"
+    base = f"upscale {photo} --scale 2 --device cpu --dtype fp32 --json --refine-decoder"
     for model, message in (
         ("addsr", "refine_decoder: no tiny decoder is imported; get taesd_decoder.safetensors"),
         ("seesr", "refine_decoder: model seesr looks at no predictions of its own"),
         ("compact", "refine_decoder: model compact looks at no predictions of its own"),
     ):
-        assert main([*base.split(), "--model", model]) == 2
+        assert main([*base.split(), "tiny", "--model", model]) == 2
         assert message in capsys.readouterr().err
     both = shutil.copytree(made, photo.with_name("both"))
     monkeypatch.setenv("ADDSR_MODELS", str(both))
@@ -371,13 +371,13 @@ def test_predictions_are_looked_at_through_the_imported_tiny_decoder(
     assert main(["models", "import", str(photo.with_name("taesd_decoder.safetensors"))]) == 0
     capsys.readouterr()
     results: list[bytes] = []
-    for words in ([*base.split()], [*base.split(), "--refine-decoder", "full"]):
+    for decoder in ("tiny", "full"):
         out = photo.with_name("large.png")
-        assert main([*words, "--model", "addsr-2", "-o", str(out)]) == 0
+        assert main([*base.split(), decoder, "--model", "addsr-2", "-o", str(out)]) == 0
         results.append(out.read_bytes())
         out.unlink()
-    told = json.loads(capsys.readouterr().out.split("\n}\n")[0] + "\n}")["files"][0]
-    assert told["refine_decoder"] == "tiny"
+        told = json.loads(capsys.readouterr().out)["files"][0]
+        assert told["refine_decoder"] == decoder
     assert results[0] != results[1]
     with pytest.raises(OptionError, match="refine_decoder: 'half' is unknown; use full or tiny"):
         Upscaler("addsr", refine_decoder="half")  # type: ignore[arg-type]
