@@ -40,9 +40,10 @@ def test_what_was_not_run_is_named_and_other_devices_figures_stay(
         assert bench.main(command(tmp_path, "--minutes", "0", "--optim", "weight_decay=0.1")) == 0
     kept, run = json.loads((tmp_path / "training-memory.json").read_text())["runs"]
     assert kept == other and {row["not_run"] for row in run["rows"]} == {"the time was over"}
-    assert [row["task"] for row in run["rows"]] == ["addsr"] * 5 + ["stablesr"] * 5 + ["cfw"] * 4
+    told = [row["task"] for row in run["rows"] if row["optim"] != "offload=true"]
+    assert told == ["addsr"] * 5 + ["stablesr"] * 5 + ["cfw"] * 4
     page = (tmp_path / "training-memory.md").read_text()
-    assert page.count("not run: the time was over") == 14
+    assert page.count("not run: the time was over") == len(run["rows"])
     assert "| addsr | bf16 | 1 x 2 | yes | weight_decay=0.1 |" in page
 
 
@@ -85,7 +86,6 @@ def test_values_of_options_have_their_types(bench: Any) -> None:
 def test_addsrs_settings_are_measured(bench: Any, tmp_path: Path) -> None:
     assert bench.main(command(tmp_path, "--only", "addsr")) == 0
     (run,) = json.loads((tmp_path / "training-memory.json").read_text())["runs"]
-    assert [(row["batch"], row["checkpointing"]) for row in run["rows"]] == [
-        (2, True), (2, False), (1, True)
-    ]  # fmt: skip
+    settings = [(row["batch"], row["checkpointing"]) for row in run["rows"] if not row["optim"]]
+    assert settings == [(2, True), (2, False), (1, True)]
     assert all(row["seconds"] > 0 and row["flops"] > 0 for row in run["rows"])
