@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
 
 import pytest
 
 from addsr.errors import ConfigError
-from addsr.train.config import StudentConfig, load_recipe, parse_override
+from addsr.train.config import TASKS, StudentConfig, load_recipe, parse_override
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-@pytest.mark.parametrize("name", ["teacher", "student", "features", "stablesr", "cfw", "addsr"])
+@pytest.mark.parametrize("name", list(TASKS))
 @pytest.mark.parametrize("suffix", ["", "-smoke"])
 def test_every_recipe_in_the_repository_parses(name: str, suffix: str) -> None:
     recipe = load_recipe(name, RECIPES / f"{name}{suffix}.toml")
     assert recipe.task_name == name
     assert recipe.data.train
+
+
+def test_both_commands_offer_every_training(capsys: pytest.CaptureFixture[str]) -> None:
+    from addsr.cli import train
+    from addsr.train.__main__ import main
+
+    assert set(typing.get_args(typing.get_type_hints(train)["task"])) == set(TASKS)
+    with pytest.raises(SystemExit):
+        main(["none", "--config", "recipe.toml"])
+    told = capsys.readouterr().err
+    assert all(name in told.partition("choose from")[2] for name in TASKS)
 
 
 @pytest.mark.parametrize(

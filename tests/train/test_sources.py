@@ -13,7 +13,13 @@ from PIL import Image
 from addsr.errors import ConfigError
 from addsr.train.config import DataConfig
 from addsr.train.loop import _apart
-from addsr.train.sources import RotatingPool, make_pool, sharpened, stablesr_degradation
+from addsr.train.sources import (
+    RotatingPool,
+    make_pool,
+    realesrgan_degradation,
+    sharpened,
+    stablesr_degradation,
+)
 
 CPU = torch.device("cpu")
 
@@ -45,6 +51,21 @@ def test_the_published_degradation_has_no_departures() -> None:
     assert (spec.noise1.sigma, spec.noise2.sigma) == ((1.0, 15.0), (1.0, 12.0))
     assert (spec.noise1.poisson, spec.noise2.poisson) == ((0.05, 2.0), (0.05, 1.0))
     assert (spec.jpeg1.quality, spec.jpeg2.quality) == ((60.0, 95.0), (60.0, 100.0))
+
+
+def test_seesr_is_trained_on_the_published_degradation_of_full_strength(folder: Path) -> None:
+    spec = realesrgan_degradation()
+    assert (spec.second_order, spec.final_sinc, spec.final_antialias) == (1.0, 0.8, 0.0)
+    assert spec.resize1.antialias == spec.resize2.antialias == 0.0
+    assert (spec.blur1.sigma, spec.blur2.sigma, spec.blur2.probability) == (
+        (0.2, 3.0), (0.2, 1.5), 0.8,
+    )  # fmt: skip
+    assert (spec.blur1.sizes, spec.blur2.sizes) == ((7, 21), (7, 21))
+    assert (spec.resize1.factor, spec.resize2.factor) == ((0.15, 1.5), (0.3, 1.2))
+    assert (spec.noise1.sigma, spec.noise2.sigma) == ((1.0, 30.0), (1.0, 25.0))
+    assert (spec.noise1.poisson, spec.noise2.poisson) == ((0.05, 3.0), (0.05, 2.5))
+    assert (spec.jpeg1.quality, spec.jpeg2.quality) == ((30.0, 95.0), (30.0, 95.0))
+    assert make_pool(data(folder, mixture="realesrgan"), 0, CPU).preset == spec
 
 
 def test_crops_that_are_not_turned_are_mirrored_left_to_right_only(folder: Path) -> None:

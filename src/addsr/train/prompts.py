@@ -1,9 +1,9 @@
 """Tags of the training pictures as prompts, as SeeSR and AddSR are trained.
 
 Each picture is tagged once, before it is first used, by the extractor as it sees the undegraded
-one; the words are kept in `run.output/prompts`, so that a resumed run and the other processes of a
-machine read them. The extractor is let go then; the text encoder stays, for a prompt's embedding
-takes 150 kB, and those last used are kept in main memory.
+one; the words are kept in `run.output/prompts`, so that a resumed run reads them. Of several
+processes each tags its own pictures. The extractor is let go then; the text encoder stays, for a
+prompt's embedding takes 150 kB, and those last used are kept in main memory.
 
 The released scripts tag each crop of 512 pixels, which they have as files; here it is the square of
 up to 640 pixels that crops are cut from.
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from addsr.data.pool import PairPool
+from addsr.errors import ModelError
 from addsr.models.store import write_json
 from addsr.nets.ram import prepare
 from addsr.pipelines.prompts import join_words
@@ -59,7 +60,12 @@ class Prompter:
         """
         self.tagger, self.folder, self.device, self.dtype = tagger, folder, device, dtype
         self.stamp = stamp(tagger)
-        self.encoder = PromptEncoder.from_pretrained(base, torch_dtype=dtype, local_files_only=True)
+        try:
+            self.encoder = PromptEncoder.from_pretrained(
+                base, torch_dtype=dtype, local_files_only=True
+            )
+        except ModelError as error:
+            raise ModelError(f"{error}, or task.prompt_dropout = 1 for empty prompts") from error
         self.encoder.encoder.to(device)
         self.words = self._read()
         self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
