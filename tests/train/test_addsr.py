@@ -340,8 +340,13 @@ def test_recipes_that_cannot_be_are_refused(
 
 
 def test_the_student_is_assembled_in_the_published_layout(
-    make: Make, tiny_seesr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make: Make,
+    tiny_seesr: Path,
+    tiny_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    from addsr.pipelines import AddSRPipeline
     from addsr.train import checkpoint
     from addsr.train.assemble_addsr import main
 
@@ -359,6 +364,12 @@ def test_the_student_is_assembled_in_the_published_layout(
         is_trained = ".image_attentions." in name or "controlnet_cond_embedding" in name
         torch.testing.assert_close(made[name], old + 0.25 * is_trained, atol=2e-3, rtol=1e-3)
     assert main(command) == 1  # it is there already
+    whole = [*command[:-1], str(tmp_path / "whole"), "--base", str(tiny_base)]
+    assert main(whole) == 0
+    pipe = AddSRPipeline.from_pretrained(tmp_path / "whole")
+    found = pipe.net.state_dict()
+    for name, value in made.items():
+        torch.testing.assert_close(found[name].float(), value, atol=2e-3, rtol=1e-3)
     assert main([*command[:-1], str(tmp_path / "b"), "--last"]) == 0
     (weights / "unet-ema.safetensors").write_bytes(
         (weights / "controlnet.safetensors").read_bytes()

@@ -17,7 +17,7 @@ pytest.importorskip("diffusers", reason="the diffusion extra is not installed")
 from addsr.errors import ConfigError
 from addsr.pipelines import AddSRPipeline, SeeSRPipeline
 from addsr.train import checkpoint
-from addsr.train.addsr_networks import published_names, write_tiny_seesr
+from addsr.train.addsr_networks import load_teacher, published_names, write_tiny_seesr
 from addsr.train.assemble_seesr import main as assemble
 from addsr.train.base import load_part
 from addsr.train.config import Recipe, load_recipe
@@ -262,6 +262,12 @@ def test_training_goes_on_from_a_published_folder(make: Make, tmp_path: Path) ->
         task_of(make(task={"seesr": str(tmp_path / "seesr")}))
     with pytest.raises(ConfigError, match=r"task\.seesr = 'nowhere' is no folder"):
         task_of(make(task={"seesr": "nowhere"}))
+    task = task_of(make(task={"seesr": str(tmp_path / "seesr"), "tagger": ""}))
+    published = load_teacher(str(tmp_path / "seesr"), torch.float32, CPU).state_dict()
+    assert all(torch.equal(v, published[k]) for k, v in task.nets.state_dict().items())
+    known = task.encode(batch_of(1))
+    assert known.tokens.shape == (1, 1, 16) and not known.tokens.any()
+    assert task_of(make(task={"tagger": ""})).token_width == 512
 
 
 @pytest.mark.parametrize(

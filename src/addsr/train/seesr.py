@@ -22,12 +22,11 @@ from torch import Tensor
 from addsr.diffusion.ddpm import TRAINED_STEPS
 from addsr.errors import ConfigError
 from addsr.nets.seesr import ControlledUnet, build_controlnet, build_unet
-from addsr.nets.seesr.image_attention import IMAGE_WIDTH
 from addsr.nets.stablesr.backbones import rebuild
 from addsr.pipelines import SeeSRPipeline
 from addsr.pipelines.config import PipelineConfig
 
-from .addsr_networks import embedder, make_embed
+from .addsr_networks import embedder, make_embed, token_width
 from .base import load_part, load_prompt, stated_prediction
 from .checks import refuse_compile, require, require_large, require_reuse
 from .coding import Coder
@@ -79,9 +78,19 @@ class SeeSRTask(Task):
         self.coder = Coder(load_part(Path(c.base), "vae", self.dtype, device), self.dtype)
         self.text = load_prompt(Path(c.base)).to(device, self.dtype)
         """Of the empty prompt."""
-        self.embed, width = self._make_embed()
+        ram = load_ram(c.tagger, c.dape) if c.tagger else None
         self.nets = start_networks(
-            c.base, c.seesr, width=width, factor=self.coder.factor, device=device
+            c.base,
+            c.seesr,
+            width=None if ram is None else ram.config.head.tokens,
+            factor=self.coder.factor,
+            device=device,
+        )
+        self.token_width = token_width(self.nets.unet)
+        self.embed = (
+            make_embed("", "", self.token_width, self.dtype, device)
+            if ram is None
+            else embedder(ram, self.dtype, device)
         )
         for name, part in seesr_layers(self.nets).items():
             part.requires_grad_(True)
@@ -98,7 +107,6 @@ class SeeSRTask(Task):
         require(side % self.grid == 0, "data.crop_px", side, f"a multiple of {self.grid}")
         require_reuse(c.latent_reuse, c.latent_pool, recipe.run.batch)
         self.pool = LatentPool(c.latent_pool, c.latent_reuse, Known)
-        self.token_width = width
         self._flops = 0.0
 
     def _check_base(self) -> None:
@@ -110,13 +118,6 @@ class SeeSRTask(Task):
             )
         told = stated_prediction(Path(base))
         require(told in (None, "eps"), "task.base", base, f"one that predicts eps, not {told}")
-
-    def _make_embed(self) -> tuple[Embed, int]:
-        c = self.config
-        if not c.tagger:
-            return make_embed("", "", IMAGE_WIDTH, self.dtype, self.device), IMAGE_WIDTH
-        ram = load_ram(c.tagger, c.dape)
-        return embedder(ram, self.dtype, self.device), ram.config.head.tokens
 
     def fresh_samples(self, batch: int) -> int:
         return self.pool.fresh(batch)

@@ -15,7 +15,13 @@ from torch import nn
 
 from addsr.errors import ConfigError, ModelError
 from addsr.nets.seesr import ControlledUnet, build_controlnet
-from addsr.nets.seesr.image_attention import FLAG, WIDTH, add_image_attentions, image_attentions_of
+from addsr.nets.seesr.image_attention import (
+    FLAG,
+    IMAGE_WIDTH,
+    WIDTH,
+    add_image_attentions,
+    image_attentions_of,
+)
 from addsr.nets.stablesr.backbones import backbone_class
 
 from .addsr_networks import TrainedLayers, load_teacher, token_width
@@ -42,7 +48,7 @@ def seesr_layers(whole: ControlledUnet) -> dict[str, SeeSRLayers]:
 
 
 def start_networks(
-    base: str, seesr: str, *, width: int, factor: int, device: torch.device
+    base: str, seesr: str, *, width: int | None, factor: int, device: torch.device
 ) -> ControlledUnet:
     """Both networks in float32 and evaluation mode, frozen.
 
@@ -52,7 +58,7 @@ def start_networks(
     Args:
         base: folder of a Stable Diffusion.
         seesr: folder with unet/ and controlnet/ to start from, or "".
-        width: of the image tokens.
+        width: of the image tokens; None: that of `seesr`, or the published 512.
         factor: pixels of a picture per latent pixel.
 
     Raises:
@@ -62,12 +68,13 @@ def start_networks(
     if seesr:
         whole = load_teacher(seesr, torch.float32, device)
         told = token_width(whole.unet)
-        if told != width:
+        if width not in (None, told):
             raise ConfigError(
                 f"task.seesr = {seesr!r} takes image tokens of width {told}, and those given have "
                 f"{width}; give the task.tagger that belongs to it"
             )
         return whole
+    width = IMAGE_WIDTH if width is None else width
     unet: Any = load_part(Path(base), "unet", torch.float32, device)
     add_image_attentions(unet, width)
     controlnet = controlnet_of(unet, width, factor).to(device)
