@@ -166,7 +166,7 @@ def test_about_a_share_of_the_prompts_is_dropped() -> None:
 def test_the_loss_falls_on_one_batch(make: Make) -> None:
     task = task_of(make(run={"accumulate": 1}, task={"latent_reuse": 1}))
     errors = []
-    for _ in range(20):
+    for _ in range(8):
         task.generator.manual_seed(5)  # the same noise and timesteps, so that steps compare
         errors.append(float(task.step(batch_of(2))["loss"]))
     assert errors[-1] < 0.9 * errors[0]
@@ -204,14 +204,14 @@ def test_a_resumed_run_equals_an_unbroken_one(make: Make) -> None:
         fit(task, Pictures(), recipe, [], resume=resume)
         return task
 
-    whole = run("whole", 3)
-    run("parts", 2)
-    resumed = run("parts", 3, resume="latest")
+    whole = run("whole", 2)
+    run("parts", 1)
+    resumed = run("parts", 2, resume="latest")
     for key, trained in whole.trained.items():
         other = resumed.trained[key]
         for a, b in zip(trained.masters, other.masters, strict=True):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
-        assert other.updates == trained.updates == 3
+        assert other.updates == trained.updates == 2
 
 
 @pytest.mark.slow
