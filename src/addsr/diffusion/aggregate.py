@@ -58,6 +58,8 @@ def aggregate(model: TileModel, z_lr: Tensor, spec: TileSpec) -> Callable[[Tenso
     tops, rows = windows(height, spec, offset=0.5 if spec.parity else 0.0)
     lefts, columns = windows(width, spec)
     tile_height, tile_width = rows.shape[-1], columns.shape[-1]
+    # once and not for each tile: a copy to a GPU makes it wait
+    rows, columns = rows.to(z_lr.device), columns.to(z_lr.device)
     places = [(i, j) for i in range(len(tops)) for j in range(len(lefts))]
 
     def cut(z: Tensor, place: tuple[int, int]) -> Tensor:
@@ -74,7 +76,7 @@ def aggregate(model: TileModel, z_lr: Tensor, spec: TileSpec) -> Callable[[Tenso
             lr_tiles = torch.cat([cut(z_lr, place) for place in some])
             outputs = model(tiles, t.repeat(len(some)), lr_tiles).chunk(len(some))
             for (i, j), output in zip(some, outputs, strict=True):
-                weight = (rows[i][:, None] * columns[j]).to(z_t.device)
+                weight = rows[i][:, None] * columns[j]
                 cut(fused, (i, j)).addcmul_(output.float(), weight)
         return fused
 
