@@ -10,7 +10,6 @@ a name that it overlooks ends in torch's refusal.
 from __future__ import annotations
 
 import io
-import struct
 import threading
 import warnings
 import zipfile
@@ -35,6 +34,7 @@ from torch.serialization import (
 from addsr.errors import ModelError
 
 from .pickle_structure import MAX_STRUCTURE_BYTES, named_in
+from .zip_structure import entries_of
 
 MAX_FOREIGN_NAMES = 1000
 
@@ -167,23 +167,19 @@ def _reason(error: Exception) -> str:
 def _check_zip(path: Path) -> None:
     """Refuses archives that torch did not write, and such as harm the program that reads them."""
     with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
+        names = archive.namelist()
     # torch does not tell capitals from small letters here
-    structures = [e for e in entries if e.filename.lower().endswith("/data.pkl")]
-    if not structures:
-        few = ", ".join(e.filename for e in entries[:4])
+    if not any(name.lower().endswith("/data.pkl") for name in names):
+        few = ", ".join(names[:4])
         raise ValueError(f"is an archive of other files: {few}; unpack it and give what is inside")
-    if any(e.compress_type != zipfile.ZIP_STORED for e in entries):
-        raise ValueError("is compressed, which torch.save never does")
-    if sum(e.file_size for e in structures) > MAX_STRUCTURE_BYTES:
+    structures = [e for e in entries_of(path) if e.name.lower().endswith("/data.pkl")]
+    if sum(e.bytes for e in structures) > MAX_STRUCTURE_BYTES:
         raise ValueError("has a structure of an extreme size")
     with path.open("rb") as file:
         for entry in structures:
             # not by ZipFile.read: torch.save can be told to leave out the checksum that it wants
-            file.seek(entry.header_offset)
-            name_bytes, extra_bytes = struct.unpack("<26x2H", file.read(30))
-            file.seek(name_bytes + extra_bytes, io.SEEK_CUR)
-            for _ in named_in(io.BytesIO(file.read(entry.file_size))):
+            file.seek(entry.start)
+            for _ in named_in(io.BytesIO(file.read(entry.bytes))):
                 pass  # torch's own scan gives the names
 
 
