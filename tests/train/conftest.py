@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from addsr.models.files import save_weights
 from addsr.nets import CompactNet
@@ -18,6 +22,21 @@ from addsr.train.config import Recipe, load_recipe
 from addsr.train.teacher import net_config
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+
+_BEGINNING = """
+import os, sys, torch, torch.distributed as dist
+from pathlib import Path
+
+def everywhere(x):
+    found = [torch.zeros_like(x) for _ in range(2)]
+    dist.all_gather(found, x.contiguous())
+    return found
+"""
+_END = """
+dist.barrier()
+print("all is well", flush=True)
+os._exit(0)  # gloo's threads now and then abort an orderly interpreter exit
+"""
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +124,33 @@ def latent_recipe(tmp_path: Path, tiny_base: Path, tiny_teacher: Path) -> Callab
         return dataclasses.replace(recipe, **parts, net={**recipe.net, **tables.get("net", {})})
 
     return make
+
+
+@pytest.fixture
+def run_twice(tmp_path: Path) -> Callable[..., None]:
+    """Two processes run a program, which gets the folder of recipes, the folders given, one with a
+    picture, and one to write to; `everywhere(x)` gives it the `x` of both."""
+
+    def run(program: str, *folders: Path) -> None:
+        pytest.importorskip("accelerate", reason="the train extra is not installed")
+        noise = np.random.default_rng(0).integers(0, 255, (160, 160, 3), dtype=np.uint8)
+        pictures, file = tmp_path / "pictures", tmp_path / "program.py"
+        pictures.mkdir()
+        Image.fromarray(noise).save(pictures / "a.png")
+        file.write_text(_BEGINNING + program + _END)
+        torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+        arguments = map(str, (file, RECIPES, *folders, pictures, tmp_path / "run"))
+        done = subprocess.run(
+            [*torchrun, "--nproc_per_node=2", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("all is well") == 2
+
+    return run
 
 
 @pytest.fixture(scope="session")

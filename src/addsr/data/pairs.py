@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from addsr.errors import InputError, MemoryLimitError, OptionError, OutputError
+from addsr.replacing import replacing
 
 from .degrade import degrade
 from .draw import derive_seed
@@ -231,14 +230,9 @@ def _write_png(picture: np.ndarray, path: Path) -> None:
 
 
 def _write(path: Path, save: Callable[[Path], object]) -> None:
-    # 40 letters are at most 160 bytes: a name that just fits has room for what is put around it
-    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(path) as temporary:
             save(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error}); choose another folder") from error

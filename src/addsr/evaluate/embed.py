@@ -9,13 +9,10 @@ hashes, pictures from data URIs, and nothing else: no network, no inline handler
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import html
 import json
-import os
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
@@ -23,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from addsr.errors import InputError, OutputError
+from addsr.replacing import replacing
 
 
 @cache
@@ -96,17 +94,12 @@ def write_whole(path: str | Path, text: str) -> None:
     path = Path(path)
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; give the name of a file")
-    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.part"
     try:
-        # not tempfile: its files are private, and pages should follow the user's umask;
         # file names of other encodings hold what UTF-8 cannot write
-        with temporary.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(text)
-        os.replace(temporary, path)
+        content = text.encode("utf-8", "backslashreplace")
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror}); check the folder {path.parent}"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from addsr.errors import ModelError, OptionError, OutputError
+from addsr.replacing import replacing
 from addsr.terminal import USUAL_TALK, Bar, Talk, make_folder, say
 
 if TYPE_CHECKING:
@@ -160,10 +159,8 @@ def _summary(report: dict[str, Any]) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Writes `path` by way of a temporary file beside it."""
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from error

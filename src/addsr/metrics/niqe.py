@@ -12,8 +12,6 @@ figures are of another scale and are called `niqe-addsr` wherever both are shown
 
 from __future__ import annotations
 
-import os
-import secrets
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from addsr.errors import InputError, OptionError, OutputError
+from addsr.replacing import replacing
 
 from .matlab_resize import matlab_resize
 from .pixel import Luma
@@ -93,9 +92,8 @@ def save_niqe_params(path: str | Path, params: NiqeParams) -> None:
         OutputError: the folder does not exist or cannot be written.
     """
     path = Path(path)
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:
-        with temporary.open("xb") as file:
+        with replacing(path) as temporary, temporary.open("xb") as file:
             np.savez_compressed(
                 file,
                 mu_pris_param=params.mean.numpy()[None],
@@ -103,9 +101,7 @@ def save_niqe_params(path: str | Path, params: NiqeParams) -> None:
                 gaussian_window=_window().numpy(),
                 provenance=np.array(params.provenance),
             )
-        os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: the NIQE model cannot be written ({error})") from error
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from addsr.errors import ModelError, OutputError
+from addsr.replacing import replacing
 
 FORMAT = "addsr"
 FORMAT_VERSION = 1
@@ -43,15 +43,12 @@ def save_weights(path: str | Path, state: dict[str, Tensor], metadata: dict[str,
     sha256 = digest(state)
     header = {**metadata, "format": FORMAT, "format_version": str(FORMAT_VERSION), "sha256": sha256}
     flat = {k: v if isinstance(v, str) else json.dumps(v) for k, v in header.items()}
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:
-        # not tempfile: its files are private, and weights should follow the user's umask
-        temporary.open("xb").close()
-        save_file(state, temporary, metadata=flat)
-        temporary.chmod(_mode())
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.open("xb").close()
+            save_file(state, temporary, metadata=flat)
+            temporary.chmod(_mode())
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: weights cannot be written ({error})") from error
     return sha256
 

@@ -5,12 +5,10 @@ No torch here: `addsr models list` and the look-up of a name stay quick.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import re
-import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from addsr.errors import ConfigError, ModelError, OptionError, OutputError
+from addsr.replacing import replacing
 
 log = logging.getLogger("addsr")
 
@@ -284,16 +283,12 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _unreadable(error: OSError) -> ModelError:

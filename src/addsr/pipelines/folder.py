@@ -7,8 +7,6 @@ shape and a checksum.
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -31,6 +29,7 @@ from addsr.nets.stablesr import (
     TimeAwareEncoder,
 )
 from addsr.nets.stablesr.backbones import rebuild
+from addsr.replacing import replacing
 
 from .config import PipelineConfig
 
@@ -245,10 +244,8 @@ def _remove(path: Path) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot be written ({error})") from error

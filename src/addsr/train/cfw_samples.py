@@ -14,9 +14,7 @@ import argparse
 import dataclasses
 import json
 import logging
-import os
 import re
-import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +30,7 @@ from addsr.errors import AddsrError, ConfigError, MemoryLimitError, ModelError, 
 from addsr.models.files import digest, save_weights
 from addsr.models.pipeline_files import find_variant
 from addsr.pipelines import StableSRPipeline
+from addsr.replacing import replacing
 
 from .config import DataConfig, Recipe, load_recipe, parse_overrides
 from .latent_config import CfwTaskConfig
@@ -186,13 +185,11 @@ def _claim(folder: Path, made: dict[str, Any]) -> None:
             f"task.samples = {str(folder)!r} holds samples and no {NOTE} that says how they were "
             "made; give another folder"
         )
-    temporary = folder / f".{NOTE}.{secrets.token_hex(4)}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / NOTE)
+        with replacing(folder / NOTE) as temporary:
+            temporary.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(
             f"task.samples = {str(folder)!r} cannot be written ({error}); give another folder"
         ) from error

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 
 from addsr.errors import ConfigError, OutputError
+from addsr.replacing import replacing
 
 from .config import GRAPH_MODES, RunConfig
 from .optim import process_rank
@@ -116,13 +115,11 @@ def save_cache(run: RunConfig) -> None:
     made = torch.compiler.save_cache_artifacts() if path is not None else None
     if path is None or made is None:
         return
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(made[0])
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(made[0])
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(
             f"run.compile_cache = {run.compile_cache!r} cannot be written ({error}); give another"
         ) from error
