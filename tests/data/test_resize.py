@@ -9,7 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from addsr.data.resize import apply_resize, draw_filter, draw_resize, resize_lanczos
+from addsr.data.resize import (
+    _BLOCK,
+    _blocks,
+    apply_resize,
+    draw_filter,
+    draw_resize,
+    resize_lanczos,
+)
 from addsr.data.spec import DegradationSpec, ResizeSpec
 from addsr.errors import ConfigError
 
@@ -21,6 +28,25 @@ def test_lanczos_is_that_of_pillow(size: tuple[int, int]) -> None:
     for picture, expected in zip(x.flatten(0, 1), got.flatten(0, 1), strict=True):
         pillow = Image.fromarray(picture.numpy()).resize(size[::-1], Image.Resampling.LANCZOS)
         np.testing.assert_allclose(expected.numpy(), np.asarray(pillow), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [((5, 300), (5, 1300)), ((700, 4), (1025, 4)), ((4, 3000), (4, 600)), ((2, 9000), (2, 513))],
+)
+def test_lanczos_in_blocks_is_that_of_pillow(
+    given: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    assert max(wanted) > _BLOCK  # several blocks, with seams
+    x = torch.rand(1, 1, *given, generator=torch.Generator().manual_seed(0))
+    got = resize_lanczos(x, wanted)[0, 0].numpy()
+    pillow = Image.fromarray(x[0, 0].numpy()).resize(wanted[::-1], Image.Resampling.LANCZOS)
+    np.testing.assert_allclose(got, np.asarray(pillow), atol=2e-5)
+
+
+def test_a_photos_lanczos_needs_no_matrix_of_its_whole_side() -> None:
+    for low, high, weights in _blocks(8_000, 2_000, torch.zeros(1)):
+        assert weights.shape[0] <= _BLOCK and weights.shape[1] == high - low < 2_100
 
 
 def test_lanczos_keeps_constants_and_the_type() -> None:

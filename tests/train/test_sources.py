@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from addsr.data.draw import derive_seed
 from addsr.errors import ConfigError
 from addsr.train.config import DataConfig
 from addsr.train.loop import _apart
@@ -125,3 +126,63 @@ def test_shards_take_turns_and_a_resume_holds_the_same(folder: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(pair, other.get(2), strict=True))
     with pytest.raises(ConfigError, match=r"data\.train: .*none"):
         RotatingPool(data(folder, train=("none",), held=1), 0, CPU)
+
+
+def shelves(folder: Path, levels: tuple[int | None, ...]) -> DataConfig:
+    """A folder for each level, held one at a time, told by its brightness; None: unusable."""
+    for k, level in enumerate(levels):
+        (folder / str(k)).mkdir()
+        if level is None:
+            (folder / str(k) / "a.png").write_bytes(b"no picture")
+        else:
+            flat = np.full((64, 64, 3), level, dtype=np.uint8)
+            Image.fromarray(flat).save(folder / str(k) / "a.png")
+    names = tuple(str(folder / str(k)) for k in range(len(levels)))
+    return data(folder, train=names, held=1, held_pairs=4, pool=4)
+
+
+def level_of(pair: tuple[torch.Tensor, ...]) -> int:
+    return round(float(pair[0].mean()) * 255)
+
+
+def test_shards_that_cannot_be_used_are_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = shelves(tmp_path, (40, None, 220))
+    seeds = [s for s in range(9) if _first(config, s) != "1"]
+    source = RotatingPool(config, seeds[0], CPU)
+    seen = [level_of(source.get(4)) for _ in range(8)]
+    assert set(seen) == {40, 220} and "(passed over)" in caplog.text
+    other = RotatingPool(config, 99 if _first(config, 99) != "1" else seeds[1], CPU)
+    other.load_state_dict(source.state_dict())
+    assert [level_of(other.get(4)) for _ in range(3)] == [level_of(source.get(4)) for _ in range(3)]
+
+
+def _first(config: DataConfig, seed: int) -> str:
+    """The name of what a pool of that seed holds first."""
+    dice = torch.Generator().manual_seed(derive_seed(seed, "order", 0))
+    return str(torch.randperm(len(config.train), generator=dice).tolist()[0])
+
+
+def test_a_run_ends_when_no_shard_can_be_used_any_more(tmp_path: Path) -> None:
+    config = shelves(tmp_path, (40, 220))
+    source = RotatingPool(config, 0, CPU)
+    source.get(4)
+    for k in range(2):
+        (tmp_path / str(k) / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match=r"data\.train: "):
+        source.get(4)
+    source.close()
+
+
+def test_a_window_is_asked_for_by_its_number_in_any_order(tmp_path: Path) -> None:
+    config = shelves(tmp_path, (40, 120, 220))
+    source = RotatingPool(config, 3, CPU)
+    forward = [level_of(source.at(k).get(4)) for k in range(6)]
+    assert sorted(forward[:3]) == sorted(forward[3:]) == [40, 120, 220]
+    other = RotatingPool(config, 3, CPU)
+    assert [level_of(other.at(k).get(4)) for k in (5, 0, 2, 2)] == [
+        forward[5], forward[0], forward[2], forward[2],
+    ]  # fmt: skip
+    held = other.pool
+    assert other.at(2) is held  # nothing is read again

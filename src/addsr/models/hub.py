@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -30,6 +32,7 @@ from .registry import (
 from .store import FACTS, find_installed, list_installed, read_facts
 
 _PIPELINES = ("StableSRPipeline", "SeeSRPipeline", "AddSRPipeline")
+_TABLES = 1 << 20
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin")
 _ADAPTER_SIGNS = (".spade.", "structcond_stage_model.", ".fusion_layer_")
 
@@ -229,7 +232,9 @@ def _load(
     if info is not None:
         stated = replace(stated, licence=info.licence, description=info.description)
     halves = all(value.dtype == torch.float16 for value in state.values())
-    with _Born(dtype or (torch.float16 if halves else torch.float32)):
+    # what is no parameter, such as tables, comes on top
+    most = 2 * sum(value.numel() for value in state.values()) + _TABLES
+    with _Born(dtype or (torch.float16 if halves else torch.float32), most):
         try:
             net = build(stated.kind, metadata.get("config", {}))
         except ModelError as error:
@@ -245,18 +250,28 @@ def _load(
 class _Born(TorchFunctionMode):
     """Lets a network come into being in `dtype`, so that no fp32 copy of it ever takes memory.
 
-    Local to the thread, as `torch.set_default_dtype` is not; the meta device would do the same but
-    imports 75 MB and three seconds of torch.
+    It may have `most` numbers: a configuration that does not fit the file's weights could ask for
+    more than there is memory. Local to the thread, as `torch.set_default_dtype` is not; the meta
+    device would do the same but imports 75 MB and three seconds of torch.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, most: int) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.most, self.made = dtype, most, 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in (torch.empty, torch.zeros, torch.ones) and kwargs.get("dtype") is None:
-            kwargs["dtype"] = self.dtype
+        if func in (torch.empty, torch.zeros, torch.ones):
+            self._count(args, kwargs)
+            if kwargs.get("dtype") is None:
+                kwargs["dtype"] = self.dtype
         return func(*args, **kwargs)
+
+    def _count(self, args: Any, kwargs: dict[str, Any]) -> None:
+        size = kwargs.get("size", args)
+        sides = size[0] if len(size) == 1 and isinstance(size[0], (tuple, list)) else size
+        self.made += math.prod(cast("Sequence[int]", sides))
+        if self.made > self.most:
+            raise ModelError("the configuration is of a larger network than the weights")

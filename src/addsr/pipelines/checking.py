@@ -13,6 +13,7 @@ from torch import nn
 from addsr.errors import AddsrError, ModelError
 from addsr.models.convert_seesr import seesr_shape
 from addsr.models.pipeline_files import INDEX, TEXT_ENCODER, read_object
+from addsr.nets.limits import check_limits
 from addsr.nets.stablesr.backbones import rebuild
 
 from .folder import BACKBONES, OURS, weights_name
@@ -73,14 +74,17 @@ def _misfits_of_seesr(folder: Path, index: Mapping[str, Any]) -> list[str]:
 def _net(folder: Path, part: str) -> nn.Module:
     """The part without numbers."""
     path = folder / part / "config.json"
+    config = read_object(path)
     try:
-        config = read_object(path)
         with torch.device("meta"):
             if part in BACKBONES:
                 return rebuild(BACKBONES[part], config)
+            check_limits(config)
             net, shape = OURS[part]
             own = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
             return net(shape(**{k: v for k, v in own.items() if k != "_class_name"}))
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     except AddsrError:
         raise
     except Exception as error:  # a wrong number in it can fail anywhere in a network

@@ -7,7 +7,7 @@ shape and a checksum.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from addsr.errors import AddsrError, ModelError, OptionError, OutputError
 from addsr.models.files import load_weights, save_weights
-from addsr.models.pipeline_files import INDEX, TOKENIZER, read_object, weights_name
+from addsr.models.pipeline_files import INDEX, read_object, weights_name
+from addsr.nets.limits import check_limits
 from addsr.nets.stablesr import (
     CfwConfig,
     EncoderConfig,
@@ -118,8 +119,9 @@ def load_parts(
             continue
         state, metadata = load_weights(folder / name / weights_name(variant))
         try:
+            check_limits(metadata["config"])
             config = shape(**{k: _tuples(v) for k, v in metadata["config"].items()})
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, ModelError) as error:
             raise ModelError(f"{folder / name}: unknown shape ({error}); update addsr") from error
         net = _meta(lambda kind=kind, config=config: kind(config), folder / name)
         parts[name] = _filled(net, state, dtype, folder / name)
@@ -145,8 +147,18 @@ def _read_scheduler(folder: Path, index: dict[str, Any]) -> Any:
     return _built(lambda: rebuild(name, config), folder / "scheduler")
 
 
-def find_folder(path_or_id: str | Path, revision: str | None, local_files_only: bool) -> Path:
+def find_folder(
+    path_or_id: str | Path,
+    revision: str | None,
+    local_files_only: bool,
+    variant: str | None = None,
+    parts: Sequence[str] = ("*",),
+) -> Path:
     """The local folder for a path or the name of a repository, downloaded if need be.
+
+    Args:
+        variant: whose weights are needed; those of others stay where they are.
+        parts: names of the folders inside that are needed; all if not given.
 
     Raises:
         ModelError: there is neither.
@@ -167,7 +179,7 @@ def find_folder(path_or_id: str | Path, revision: str | None, local_files_only: 
             name,
             revision=revision,
             local_files_only=local_files_only,
-            allow_patterns=["*.json", "*.safetensors", f"{TOKENIZER}/*.txt"],
+            allow_patterns=_needed(variant, parts),
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -176,6 +188,17 @@ def find_folder(path_or_id: str | Path, revision: str | None, local_files_only: 
             f"({reason})"
         ) from error
     return Path(found)
+
+
+def _needed(variant: str | None, parts: Sequence[str]) -> list[str]:
+    """Patterns of the files that are read of a repository."""
+    files = (
+        "*.json",
+        weights_name(variant),
+        "model.safetensors",
+        "*.txt",
+    )  # the last of tokenizers
+    return [INDEX, *(f"{part}/{name}" for part in parts for name in files)]
 
 
 def _meta(build: Callable[[], Any], place: Path) -> nn.Module:
@@ -188,6 +211,8 @@ def _built(build: Callable[[], Any], place: Path) -> Any:
     """What `build` makes of the configuration in `place`."""
     try:
         return build()
+    except ModelError as error:
+        raise ModelError(f"{place}: {error}") from error
     except AddsrError:
         raise
     except Exception as error:  # of every kind: constructors check little

@@ -142,7 +142,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         from .folder import find_folder
         from .seesr_folder import load_parts
 
-        folder = find_folder(path_or_id, revision, local_files_only)
+        folder = find_folder(path_or_id, revision, local_files_only, variant)
         parts = load_parts(folder, torch_dtype, variant, cls.__name__)
         for name, given in ((PART, tiny_decoder), (TEXT_ENCODER, text_encoder)):
             if given is not None:
@@ -174,7 +174,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         from .folder import find_folder
         from .seesr_folder import assemble
 
-        home = find_folder(base, None, local_files_only)
+        home = find_folder(base, None, local_files_only, parts=("vae",))
         parts = assemble(Path(folder), home, base, torch_dtype, variant, local_files_only)
         return cls(**parts, tagger=tagger, tiny_decoder=tiny_decoder)
 

@@ -99,7 +99,7 @@ class StableSRPipeline(LatentPipeline[Stages]):
         """
         from .folder import find_folder, load_parts
 
-        folder = find_folder(path_or_id, revision, local_files_only)
+        folder = find_folder(path_or_id, revision, local_files_only, variant)
         parts = load_parts(folder, torch_dtype, variant, scheduler)
         if scheduler is not None:
             check_scheduler(scheduler, parts["config"].prediction)

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from addsr.errors import ConfigError, ModelError, OutputError
+from addsr.errors import AddsrError, ModelError, OutputError
 from addsr.models.files import load_weights, save_weights
 from addsr.models.pipeline_files import read_object
 from addsr.models.store import write_json
 from addsr.models.tags import Tag, TagList, read_tags, write_tags
 from addsr.nets import tuples
+from addsr.nets.limits import check_limits
 from addsr.nets.ram import HeadConfig, Ram, RamConfig, SwinConfig, prepare
 from addsr.nets.ram.inputs import Interpolation
 
@@ -166,9 +167,11 @@ def read_shape(stored: Any, path: Path) -> RamConfig:
     """
     try:
         fields = dict(stored)
+        for part in ("swin", "head"):
+            check_limits(fields[part])
         swin, head = SwinConfig(**tuples(fields.pop("swin"))), HeadConfig(**fields.pop("head"))
         return RamConfig(swin, head, **fields)
-    except (TypeError, ValueError, KeyError, AttributeError, ConfigError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, AddsrError) as error:
         raise ModelError(f"{path}: unknown shape ({error}); update addsr") from error
 
 

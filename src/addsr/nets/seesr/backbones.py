@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch import nn
 
 from addsr.errors import AddsrError, ModelError
+from addsr.nets.limits import check_limits
 from addsr.nets.stablesr.backbones import backbone_class
 
 from .condition import ConditionEncoder
@@ -119,6 +120,7 @@ def _build(name: str, config: Mapping[str, Any]) -> nn.Module:
     kind = backbone_class(name)
     if config.get("_class_name", name) != name:
         raise ModelError(f"_class_name: {config['_class_name']!r} is no {name}")
+    check_limits(config)
     known = set(inspect.signature(kind).parameters)
     # what diffusers does not know it would leave out without a word
     strange = {k: v for k, v in config.items() if k not in {*known, FLAG, WIDTH} and v}

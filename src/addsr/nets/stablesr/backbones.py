@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch import nn
 
 from addsr.errors import DependencyError, ModelError
+from addsr.nets.limits import check_limits
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,14 @@ def rebuild(name: str, config: Mapping[str, Any]) -> Any:
     """A network or scheduler of diffusers, of class `name`, from what is in its configuration file.
 
     Raises:
-        ModelError: diffusers has no such class, or another one made the configuration.
+        ModelError: diffusers has no such class, another one made the configuration, or its sizes
+            are absurd.
         DependencyError: diffusers is not installed.
     """
     kind = backbone_class(name)
     if config.get("_class_name", name) != name or not hasattr(kind, "from_config"):
         raise ModelError(f"{config.get('_class_name')!r} is not a configuration of {name}")
+    check_limits(config)
     return kind.from_config(dict(config))
 
 
