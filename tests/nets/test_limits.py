@@ -92,7 +92,12 @@ def test_a_tagger_of_absurd_depth_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"depths": (10**9, 1, 1)}, {"widths": (10**6, 10**6, 10**6)}, {"decoder_depth": 10**9}],
+    [
+        {"depths": (10**9, 1, 1)},
+        {"widths": (10**6,) * 3},
+        {"widths": (10**30,) * 3},
+        {"decoder_depth": 10**9},
+    ],
 )
 def test_a_compact_model_never_becomes_larger_than_its_weights(
     change: dict[str, Any], tmp_path: Path

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +22,7 @@ from torch import nn
 from addsr.diffusion.ddpm import Prediction
 from addsr.errors import AddsrError, ConfigError, ModelError
 from addsr.models.files import load_weights
-from addsr.models.pipeline_files import find_variant
+from addsr.models.pipeline_files import find_variant, read_object
 from addsr.nets import tuples
 from addsr.pipelines import StableSRPipeline
 from addsr.pipelines.folder import CLASS, INDEX, OURS, load_parts
@@ -118,11 +117,8 @@ def trained_part(folder: Path, name: str, average: bool) -> tuple[nn.Module, dic
 
 
 def _base_parts(base: Path, dtype: torch.dtype, told: Prediction | None) -> dict[str, Any]:
-    try:
-        index = json.loads((base / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        index = {}
-    if cast("dict[str, Any]", index).get("_class_name") == CLASS:
+    index = read_object(base / INDEX) if (base / INDEX).is_file() else {}
+    if index.get("_class_name") == CLASS:
         return load_parts(base, dtype, find_variant(base), None)
     prediction: Prediction = stated_prediction(base) or told or "eps"
     found = load_base(str(base), prediction, dtype, torch.device("cpu"))

@@ -135,7 +135,7 @@ def stated_prediction(folder: Path) -> Prediction | None:
     ):
         try:
             facts = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         told = facts.get(field) if isinstance(facts, dict) else None
         if told in ("eps", "v"):
