@@ -25,6 +25,7 @@ LAYERS: dict[str, set[str]] = {
     "data": PURE,
     "metrics": PURE,
     "plan": PURE,
+    "target": {"plan", *PURE},
     "settings": PURE,
     "terminal": PURE,
     "diffusion": {"nets", *PURE},
@@ -32,7 +33,7 @@ LAYERS: dict[str, set[str]] = {
     "engines": NETWORKS,
     "pipelines": {"plan", "image", "engines", "models", *NETWORKS},
     "restorers": {"plan", "image", "engines", "models", "pipelines", *NETWORKS},
-    "upscaler": {"plan", "image", "engines", "models", "restorers", "settings", *PURE},
+    "upscaler": {"plan", "target", "image", "engines", "models", "restorers", "settings", *PURE},
     "doctor": {"engines", "models", "settings", *PURE},
     "models_commands": {"pipelines", "models", "terminal", *PURE},
     "tag_command": {

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
 from .engines.device import choose_device, free_host_memory, free_memory
 from .engines.memory import release_memory
 from .errors import InputError, OptionError, OutputError
 from .image.alpha import enlarge_alpha, fill_transparent
 from .image.color import ColorFix
-from .image.io import check_output, read_size, write_image
+from .image.io import check_output, read_size, read_upright_size, write_image
 from .image.kinds import Picture, Sink, Source, accept
-from .plan import Plan, check_scale, target_size
+from .image.resize import resize_bands
+from .plan import Plan
 from .restorers import Counter, Progress, Restorer, Wish, Words, choose
 from .restorers.base import RefineDecoder, Room
 from .settings import read_settings
+from .target import DEFAULT_SCALE, Frame, Target
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -70,6 +74,17 @@ class Report:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A picture that was read and fits, on its way to the networks."""
+
+    name: str
+    source: Source
+    frame: Frame
+    path: Path | None
+    """Of the file it came from."""
+
+
 class Upscaler:
     """A model kept ready for many pictures.
 
@@ -79,7 +94,8 @@ class Upscaler:
     Args:
         model: the name of an embedded or imported model (compact, addsr, seesr, stablesr), the
             path of a weights file or of a pipeline's folder, or what `addsr.load_model` gave.
-        scale: 1 to 8.
+        scale: 1 to 8; None: 4, or what `target` says.
+        target: a size to reach, in place of a scale.
         steps: sampling steps the model allows.
         fidelity: 0 (invents more) to 1 (stays with the input). For AddSR it is the input's share in
             what the later steps look at.
@@ -104,7 +120,8 @@ class Upscaler:
         self,
         model: str | Path | Model | PipelineModel | None = None,
         *,
-        scale: float = 4.0,
+        scale: float | None = None,
+        target: Target | None = None,
         steps: int | None = None,
         fidelity: float | None = None,
         color: str | None = None,
@@ -118,7 +135,9 @@ class Upscaler:
         progress: Progress | None = None,
     ) -> None:
         settings = read_settings()
-        self.scale = check_scale(scale)
+        if target is not None and scale is not None:
+            raise OptionError("scale: contradicts the target; give it as Target(scale=...)")
+        self.target = Target(scale=scale) if target is None else target
         self.seed = seed
         self.tile: int | Literal["auto"] = tile
         self.progress = progress
@@ -173,10 +192,16 @@ class Upscaler:
         return self._restorer
 
     @property
-    def wish(self) -> Wish:
-        """The options as the model takes them."""
+    def scale(self) -> float | None:
+        """The factor, where one was asked for or none of the sizes."""
+        target = self.target
+        sized = (target.size, target.long_side, target.megapixels) != (None, None, None)
+        return None if sized else target.scale or DEFAULT_SCALE
+
+    def wish(self, frame: Frame) -> Wish:
+        """The options for a picture, as the model takes them."""
         return Wish(
-            self.scale, self.steps, self.fidelity, self.color, self.seed, self.tile, self.words,
+            frame.scale, self.steps, self.fidelity, self.color, self.seed, self.tile, self.words,
             self.refine_decoder,
         )  # fmt: skip
 
@@ -184,18 +209,23 @@ class Upscaler:
         """What will be done to a picture of `source` (height, width), with the expected peak.
 
         Raises:
+            InputError: the target cannot be reached from it.
             MemoryLimitError: it would not fit; the message names the expected peak.
         """
+        return self._plan(self.target.frame(source), result_bytes_per_pixel)
+
+    def _plan(self, frame: Frame, result_bytes_per_pixel: int = 4) -> Plan:
         device = self.restorer.device
         host = free_host_memory()
         if self.memory_bytes is not None:
             host = min(host, self.memory_bytes)
         # mps shares main memory: counted there
         own = free_memory(device) if device.type in ("cuda", "xpu") else None
-        return self.restorer.plan(source, self.wish, Room(host, own, result_bytes_per_pixel))
+        room = Room(host, own, result_bytes_per_pixel)
+        return self.restorer.plan(frame.source, self.wish(frame), room)
 
     def __call__(self, image: Any, dst: str | Path | None = None) -> Any:
-        """The picture `scale` times larger, as the kind it came in; a path gives a PIL image.
+        """The picture enlarged to the target, as the kind it came in; a path gives a PIL image.
 
         With `dst` the result is written there (format by suffix) and `dst` comes back as a `Path`.
 
@@ -203,41 +233,88 @@ class Upscaler:
             InputError, OutputError, MemoryLimitError: as their names say; nothing is written then.
         """
         started = time.monotonic()
-        name = str(image) if isinstance(image, (str, Path)) else type(image).__name__
         if dst is not None:
             check_output(dst)
-        if isinstance(image, (str, Path)):
-            self.plan(read_size(image))  # refuse before a huge picture is decoded
-        source = accept(image)
-        height, width = source.pictures[0].size
-        target = target_size((height, width), self.scale)
+        opened = self.open(image)
         if dst is not None:
-            _check_place(image, Path(dst), source)
-            check_output(dst, target[1], target[0])
+            self.check_place(opened, dst)
+        result = self.restore(opened)
+        if dst is not None:
+            self.write(result, opened, dst)
+            result = Path(dst)
+        assert self.report is not None
+        self.report = replace(
+            self.report,
+            output=None if dst is None else str(dst),
+            seconds=round(time.monotonic() - started, 3),
+        )
+        return result
+
+    # The three parts of a call are apart so that a batch can read the next picture and write the
+    # last one while the networks work. They touch no state but `report`, which `restore` sets.
+
+    def open(self, image: Any) -> Opened:
+        """`image` read, and found to fit into memory; of any kind that a call takes.
+
+        Raises:
+            InputError: it cannot be used, or the target cannot be reached from it.
+            MemoryLimitError: it would not fit.
+        """
+        path = Path(image) if isinstance(image, (str, Path)) else None
+        name = type(image).__name__ if path is None else str(image)
+        if path is not None:  # refuse before a huge picture is decoded
+            read = read_size if self.scale is not None else read_upright_size
+            if self.target.preview is None:  # what is cut out may be small
+                self._plan(self.target.frame(read(path), name))
+        source = accept(image)
+        frame = self.target.frame(source.pictures[0].size, name)
+        return Opened(name, source, frame, path)
+
+    def check_place(self, opened: Opened, dst: str | Path) -> None:
+        """Finds out before any work whether the result can go to `dst`.
+
+        Raises:
+            InputError: it is a batch; OutputError: `dst` is the input, or cannot be written.
+        """
+        dst = Path(dst)
+        if len(opened.source.pictures) > 1:
+            raise InputError(
+                f"image: a batch of {len(opened.source.pictures)} cannot go into one file; "
+                "upscale them singly"
+            )
+        if opened.path is not None and dst.exists() and dst.samefile(opened.path):
+            raise OutputError(f"{dst}: is the input itself; give another name, originals are kept")
+        height, width = opened.frame.size
+        check_output(dst, width, height)
+
+    def restore(self, opened: Opened) -> Any:
+        """The result for a picture from `open`, as the kind it came in; sets `report`.
+
+        Raises:
+            MemoryLimitError: it would not fit; ModelError: the networks give no numbers.
+        """
+        started = time.monotonic()
+        source, frame = opened.source, opened.frame
         channels = max(len(source.pictures[0].layout), 1)
         per_pixel = 4 if source.kind in ("path", "pil") else channels * source.bytes_per_value
-        plan = self.plan((height, width), per_pixel * len(source.pictures))
-        _tell(name, plan, self.restorer.device)
-        wish = self.wish
-        tiles, steps = self.restorer.count(plan, wish)
+        plan = self._plan(frame, per_pixel * len(source.pictures))
+        _tell(opened.name, plan, self.restorer.device)
+        tiles, steps = self.restorer.count(plan, self.wish(frame))
         counter = Counter(self.progress)
         counter.total = len(source.pictures) * steps
         counter.tell()
         results: list[Any] = []
         for picture in source.pictures:
-            sink = source.sink(picture, *plan.target)
-            self._fill(sink, picture, plan, wish, counter)
+            sink = source.sink(picture, *frame.size)
+            self._fill(sink, _cut(picture, frame), plan, frame, counter)
             results.append(sink.result())
         counter.finish()
-        result = source.join(results)
-        if dst is not None:
-            write_image(_as_pil(result, source), dst)
-            result = Path(dst)
+        height, width = source.pictures[0].size
         self.report = Report(
-            source=name,
-            output=None if dst is None else str(dst),
+            source=opened.name,
+            output=None,
             input_size=(width, height),
-            output_size=(plan.target[1], plan.target[0]),
+            output_size=(frame.size[1], frame.size[0]),
             model=self.info.name,
             licence=self.info.licence,
             steps=self.steps,
@@ -255,24 +332,63 @@ class Upscaler:
             tags=self.restorer.tags,
             refine_decoder=self.refine_decoder,
         )
-        return result
+        return source.join(results)
 
-    def _fill(self, sink: Sink, picture: Picture, plan: Plan, wish: Wish, counter: Counter) -> None:
-        """Restores one picture and writes its rows into `sink`."""
+    def write(self, result: Any, opened: Opened, dst: str | Path) -> None:
+        """Writes what `restore` gave; the file appears whole or not at all.
+
+        Raises:
+            OutputError: an unwritable folder, a full disk.
+        """
+        write_image(_as_pil(result, opened.source), dst)
+
+    def _fill(
+        self, sink: Sink, picture: Picture, plan: Plan, frame: Frame, counter: Counter
+    ) -> None:
+        """Restores the used part of a picture and writes its rows into `sink`."""
         rgb, alpha = picture.rgb, picture.alpha
         if alpha is not None:
             rgb = fill_transparent(rgb, alpha)
+        wish = self.wish(frame)
+        bands = _trim(self.restorer.bands(rgb, plan, wish, counter), plan.target)
+        full, (first, left) = plan.target, frame.corner or (0, 0)
+        if frame.is_resized:
+            full = frame.size
+            bands = resize_bands((band.clamp(0, 1) for band in bands), plan.target, full)
+        last, right = first + frame.size[0], left + frame.size[1]
         top = 0
-        for band in self.restorer.bands(rgb, plan, wish, counter):
+        for band in bands:
             for rows in band.split(_ROWS, dim=-2):
-                bottom = min(top + rows.shape[-2], plan.target[0])
-                rows = rows[..., : bottom - top, : plan.target[1]]
+                bottom = top + rows.shape[-2]
                 if alpha is not None:
-                    mask = enlarge_alpha(alpha, plan.target, top, bottom)
-                    rows = torch.cat([rows, mask], dim=1)
-                if bottom > top:
+                    rows = torch.cat([rows, enlarge_alpha(alpha, full, top, bottom)], dim=1)
+                rows = rows[..., max(first - top, 0) : max(last - top, 0), left:right]
+                if rows.shape[-2]:
                     sink.write(rows)
                 top = bottom
+
+
+def _trim(bands: Iterator[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
+    """`bands` without the rows and columns beyond `size`."""
+    top = 0
+    for band in bands:
+        rows = band[..., : max(size[0] - top, 0), : size[1]]
+        top += band.shape[-2]
+        if rows.shape[-2]:
+            yield rows
+
+
+def _cut(picture: Picture, frame: Frame) -> Picture:
+    """The part of `picture` that is used."""
+    left, top, width, height = frame.box
+    if (height, width) == picture.size:
+        return picture
+
+    def part(x: Tensor) -> Tensor:
+        return x[..., top : top + height, left : left + width]
+
+    alpha = None if picture.alpha is None else part(picture.alpha)
+    return replace(picture, rgb=part(picture.rgb), alpha=alpha)
 
 
 def _tell(name: str, plan: Plan, device: torch.device) -> None:
@@ -282,15 +398,6 @@ def _tell(name: str, plan: Plan, device: torch.device) -> None:
         "%s: %dx%d -> %dx%d, tile %d, expected peak %.2f GiB%s",
         name, width, height, wide, high, plan.tile, plan.host_bytes / 2**30, own,
     )  # fmt: skip
-
-
-def _check_place(image: Any, dst: Path, source: Source) -> None:
-    if len(source.pictures) > 1:
-        raise InputError(
-            f"image: a batch of {len(source.pictures)} cannot go into one file; upscale them singly"
-        )
-    if isinstance(image, (str, Path)) and dst.exists() and dst.samefile(image):
-        raise OutputError(f"{dst}: is the input itself; give another name, originals are kept")
 
 
 def _as_pil(result: Any, source: Source) -> Any:
@@ -314,4 +421,4 @@ def upscale(image: Any, dst: str | Path | None = None, **options: Any) -> Any:
         return up(image, dst)
 
 
-__all__ = ["Plan", "Progress", "Report", "Upscaler", "upscale"]
+__all__ = ["Opened", "Plan", "Progress", "Report", "Target", "Upscaler", "upscale"]

@@ -19,6 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from addsr.errors import InputError, OutputError
 
+from .placing import put
+
 log = logging.getLogger(__name__)
 
 FORMATS = {
@@ -42,6 +44,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "TIFF": {"compression": "tiff_adobe_deflate"},
     "BMP": {},
 }
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+"""EXIF's tag, and its values that swap height and width."""
 _LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError)
 
@@ -68,6 +72,20 @@ def read_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
     """
     with _opened(Path(path), max_pixels) as image:
         return image.height, image.width
+
+
+def read_upright_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width as `read_image` will give them; the pixels are not decoded.
+
+    Raises:
+        InputError: as `read_size`.
+    """
+    with _opened(Path(path), max_pixels) as image:
+        orientation: Any = None
+        with contextlib.suppress(*_BROKEN):  # `upright` tells of a block that cannot be read
+            orientation = image.getexif().get(_ORIENTATION)
+        height, width = image.height, image.width
+        return (width, height) if orientation in _TURNED else (height, width)
 
 
 @contextlib.contextmanager
@@ -200,7 +218,7 @@ def write_image(image: Image.Image, path: str | Path) -> None:
     try:
         with _temporary(path) as temporary:
             image.save(temporary, format=name, **options)
-            os.replace(temporary, path)
+            put(temporary, path)
     except OutputError:
         raise
     except (OSError, ValueError) as error:
