@@ -34,6 +34,10 @@ LAYERS: dict[str, set[str]] = {
     "pipelines": {"plan", "image", "engines", "models", *NETWORKS},
     "restorers": {"plan", "image", "engines", "models", "pipelines", *NETWORKS},
     "upscaler": {"plan", "target", "image", "engines", "models", "restorers", "settings", *PURE},
+    "batch": {"upscaler", "restorers", "target", "plan", "image", "models", *PURE},
+    "upscale_command": {
+        "batch", "upscaler", "evaluate", "target", "image", "models", "settings", "terminal", *PURE,
+    },
     "doctor": {"engines", "models", "settings", *PURE},
     "models_commands": {"pipelines", "models", "terminal", *PURE},
     "tag_command": {

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -24,7 +24,6 @@ from .terminal import (
     USUAL_TALK,
     Bar,
     Talk,
-    make_folder,
     printable,
     say,
     silence,
@@ -32,8 +31,6 @@ from .terminal import (
 
 if TYPE_CHECKING:
     from types import FrameType
-
-    from .upscaler import Upscaler
 
 log = logging.getLogger("addsr")
 
@@ -51,125 +48,6 @@ app = App(
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,
 )
-
-
-@app.command(usage="Usage: addsr upscale [OPTIONS] IN...")
-def upscale(
-    inputs: Annotated[list[Path], Parameter(name="IN", negative="")],
-    /,
-    *,
-    output: Annotated[str | None, Parameter(name=["--output", "-o"])] = None,
-    model: str | None = None,
-    scale: Annotated[float, Parameter(name=["--scale", "-s"])] = 4.0,
-    steps: int | None = None,
-    fidelity: float | None = None,
-    color: Literal["wavelet", "adain", "none"] | None = None,
-    seed: int = 0,
-    device: str | None = None,
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None,
-    tile: str = "auto",
-    prompt: str = "",
-    negative_prompt: str | None = None,
-    refine_decoder: Literal["full", "tiny"] = "full",
-    json_summary: Annotated[bool, Parameter(name="--json", negative="")] = False,
-    talk: Talk = USUAL_TALK,
-) -> int:
-    """Enlarge pictures.
-
-    ADDSR_MEMORY, such as 3G, limits the main memory that a picture may take; else what is free.
-
-    Parameters
-    ----------
-    inputs
-        Picture files (PNG, JPEG, WebP, TIFF, BMP, GIF) or patterns such as "photos/*.jpg".
-    output
-        A file for one picture, a folder for several; without it NAME_x4.SUFFIX beside each input.
-    model
-        compact, the name of an imported model such as addsr, seesr, stablesr or stablesr-turbo, or
-        the path of a weights file or of a pipeline's folder; addsr-1 and addsr-2 are addsr in so
-        many steps. [env: ADDSR_MODEL]
-    scale
-        Factor from 1 to 8.
-    steps
-        Sampling steps: 1, 2 or 4 for compact, 1 to 4 for addsr, any number up to 1000 for seesr and
-        stablesr, 1 or 4 for stablesr-turbo. [default: the model's own]
-    fidelity
-        From 0 (invents more) to 1 (stays with the input). [default: the model's own]
-    color
-        How colours are kept to those of the input. [default: the model's own]
-    seed
-        Same seed, same file: same result.
-    device
-        auto, cpu, cuda, mps or xpu. [env: ADDSR_DEVICE]
-    dtype
-        Numbers to compute in; auto takes the fastest good one. [env: ADDSR_DTYPE]
-    tile
-        Side of a tile, or auto: in input pixels for compact; for stablesr in pixels of the result,
-        a multiple of 64, and auto is the size it was trained with.
-    prompt
-        Words about the picture, beside those that a prompt extractor finds: for addsr and seesr.
-    negative_prompt
-        Words to be led away from: for seesr. [default: the model's own]
-    refine_decoder
-        What shows addsr its predictions between steps: tiny is an imported tiny decoder, quicker
-        than the full one, and changes the result.
-    json_summary
-        Print a summary as JSON on standard output.
-    """
-    talk.set_up()
-    from .image.jobs import choose_folder, expand, make_jobs
-
-    inputs = expand(inputs)
-    jobs = make_jobs(inputs, output, scale)
-    folder = choose_folder(output, inputs)
-    side: int | Literal["auto"] = "auto"
-    if tile != "auto":
-        if not tile.isdecimal() or int(tile) == 0:
-            raise OptionError(f"tile: {tile!r} is no size; give auto or a number of pixels")
-        side = int(tile)
-
-    from .upscaler import Upscaler
-
-    done: list[dict[str, Any]] = []
-    bar = Bar("upscaling", shown=not talk.quiet)
-    with Upscaler(
-        model, scale=scale, steps=steps, fidelity=fidelity, color=color, seed=seed,
-        device=device, dtype=dtype, tile=side, prompt=prompt, negative_prompt=negative_prompt,
-        refine_decoder=refine_decoder, progress=bar.update,
-    ) as up:  # fmt: skip
-        if folder is not None:
-            make_folder(folder)
-        try:
-            for source, target in jobs:
-                with bar:
-                    done.append(_one(up, source, target))
-                if not json_summary and not talk.quiet and "error" not in done[-1]:
-                    width, height = done[-1]["output_size"]
-                    say(f"{source} -> {target} ({width}x{height}, {done[-1]['seconds']:.1f} s)")
-        finally:  # also after Ctrl-C: what is done is done
-            failed = sum("error" in one for one in done)
-            if json_summary:
-                say(json.dumps({"files": done, "failed": failed}, indent=2))
-    if failed and len(done) > 1:
-        say(f"{failed} of {len(done)} pictures failed", sys.stderr)
-    return FAILED if failed else 0
-
-
-def _one(up: Upscaler, source: Path, target: Path) -> dict[str, Any]:
-    """One picture; what is wrong with it is told and does not stop the others."""
-    try:
-        up(source, target)
-    except Exception as error:
-        message = str(error)
-        if not isinstance(error, AddsrError):
-            message = (
-                f"{source}: unexpected error: {type(error).__name__}: {error}; please report it"
-            )
-            log.debug("%s", source, exc_info=True)
-        say(f"error: {message}", sys.stderr)
-        return {"source": str(source), "error": message, "kind": type(error).__name__}
-    assert up.report is not None
-    return up.report.to_dict()
 
 
 @app.command
@@ -285,6 +163,18 @@ def doctor(
 
 
 # by import path, so that no command pays for what only these need
+app.command(
+    "addsr.upscale_command:upscale",
+    name="upscale",
+    help="Enlarge pictures.",
+    usage="Usage: addsr upscale [OPTIONS] IN...",
+)
+app.command(
+    "addsr.evaluate.compare_command:compare",
+    name="compare",
+    help="Put pictures of the same scene under one slider, as a page of one file.",
+    usage="Usage: addsr compare [OPTIONS] IMAGE IMAGE...",
+)
 app.command(
     "addsr.evaluate.commands:evaluate",
     name="evaluate",

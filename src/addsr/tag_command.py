@@ -53,7 +53,7 @@ def tag(
     talk.set_up()
     if threshold is not None and not 0 <= threshold <= 1:
         raise OptionError(f"threshold: {threshold} is no score; give a number from 0 to 1")
-    from .image.jobs import expand
+    from .image.expanding import expand
 
     pictures = expand(photos)
     tagger = _load(model, antialias, device, dtype)

@@ -101,6 +101,16 @@ class Target:
             )
 
     @property
+    def is_sized(self) -> bool:
+        """Whether a size was asked for, and the factor is each picture's own."""
+        return (self.size, self.long_side, self.megapixels) != (None, None, None)
+
+    @property
+    def factor(self) -> float:
+        """The wanted scale; of no meaning where a size was asked for."""
+        return DEFAULT_SCALE if self.scale is None else self.scale
+
+    @property
     def label(self) -> str:
         """The target as a part of a file's name: x4, 3840x2160, long3840, 12mp."""
         if self.size is not None:
@@ -110,7 +120,7 @@ class Target:
             return f"long{self.long_side}"
         if self.megapixels is not None:
             return f"{self.megapixels:g}mp"
-        return f"x{self.scale or DEFAULT_SCALE:g}"
+        return f"x{self.factor:g}"
 
     def frame(self, source: Size, name: str = "image") -> Frame:
         """What becomes of a picture of `source`, called `name` in messages.
@@ -150,7 +160,7 @@ class Target:
         elif self.megapixels is not None:
             scale = math.sqrt(self.megapixels * 1e6 / (width * height))
         else:
-            scale = self.scale or DEFAULT_SCALE
+            scale = self.factor
         return scale, scale
 
     def _sides(self) -> tuple[int, int]:

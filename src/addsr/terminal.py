@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Protocol, TextIO
 from unicodedata import category
 
 from cyclopts import Parameter
@@ -16,6 +17,7 @@ from cyclopts import Parameter
 from .errors import OptionError, OutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from types import TracebackType
 
 log = logging.getLogger("addsr")
@@ -91,6 +93,23 @@ def make_folder(path: Path) -> None:
         raise OutputError(f"{path}: folder cannot be made ({error.strerror})") from error
 
 
+class BatchProgress(Protocol):
+    """What a batch tells of itself (`addsr.batch.events.Progress` does)."""
+
+    @property
+    def pictures(self) -> int: ...
+    @property
+    def of_pictures(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def of_steps(self) -> int: ...
+    @property
+    def share(self) -> float: ...
+    @property
+    def pace(self) -> float: ...
+
+
 class Bar:
     """Give `update` to whatever counts, and hold the bar open with `with` while it works.
 
@@ -108,7 +127,6 @@ class Bar:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
-            MofNCompleteColumn,
             Progress,
             TextColumn,
             TimeElapsedColumn,
@@ -118,14 +136,14 @@ class Bar:
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._progress.add_task(self.title, total=None)
+        self._task = self._progress.add_task(self.title, total=None, told="")
         # a timer and not a look at the clock in `update`: the first tile alone may take longer
         self._timer = threading.Timer(self.delay, self._progress.start)
         self._timer.daemon = True
@@ -146,5 +164,33 @@ class Bar:
 
     def update(self, done: int, total: int) -> None:
         """Shows `done` of `total`."""
+        self._show(done, total, f"{done}/{total}")
+
+    def _show(self, done: float, total: float, told: str) -> None:
         if self._timer is not None:
-            self._progress.update(self._task, completed=done, total=total)
+            self._progress.update(self._task, completed=done, total=total, told=told)
+
+
+class BatchBar(Bar):
+    """A bar over many pictures, with the tiles of the one at work and the pace of all."""
+
+    def show(self, progress: BatchProgress) -> None:
+        """Shows how far a batch has come."""
+        told = f"{progress.pictures}/{progress.of_pictures} pictures"
+        if progress.of_steps:
+            told += f", {progress.steps}/{progress.of_steps} tile steps"
+        if progress.pace:
+            told += f", {progress.pace:.2f} MP/s"
+        self._show(progress.share, progress.of_pictures, told)
+
+    @contextlib.contextmanager
+    def aside(self) -> Generator[None]:
+        """Takes the bar away while something is printed."""
+        live = self._timer is not None and self._progress.live.is_started
+        if live:
+            self._progress.stop()
+        try:
+            yield
+        finally:
+            if live and self._timer is not None:
+                self._progress.start()

@@ -24,7 +24,7 @@ from .plan import Plan
 from .restorers import Counter, Progress, Restorer, Wish, Words, choose
 from .restorers.base import RefineDecoder, Room
 from .settings import read_settings
-from .target import DEFAULT_SCALE, Frame, Target
+from .target import Frame, Target
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -194,9 +194,7 @@ class Upscaler:
     @property
     def scale(self) -> float | None:
         """The factor, where one was asked for or none of the sizes."""
-        target = self.target
-        sized = (target.size, target.long_side, target.megapixels) != (None, None, None)
-        return None if sized else target.scale or DEFAULT_SCALE
+        return None if self.target.is_sized else self.target.factor
 
     def wish(self, frame: Frame) -> Wish:
         """The options for a picture, as the model takes them."""

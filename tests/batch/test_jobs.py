@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from addsr.batch.discovery import Found
+from addsr.batch.jobs import choose_folder, make_jobs
 from addsr.errors import InputError, OptionError, OutputError
-from addsr.image.jobs import choose_folder, expand, make_jobs
+from addsr.image.expanding import expand
 
 
 @pytest.fixture()
@@ -22,8 +24,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def jobs(*inputs: str, output: str | None = None) -> dict[str, str]:
-    made = make_jobs([Path(name) for name in inputs], output, 4.0)
-    return {str(source): str(target) for source, target in made}
+    made = make_jobs([Found(Path(name)) for name in inputs], output, "x4")
+    return {str(job.source): str(job.target) for job in made}
 
 
 def test_a_result_never_takes_the_place_of_another_input(here: Path) -> None:

@@ -1,0 +1,381 @@
+"""`addsr upscale` as the command line calls it; no torch before it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from .errors import InputError, OptionError
+from .settings import read_settings
+from .target import Target
+from .terminal import FAILED, USUAL_TALK, Bar, BatchBar, Talk, make_folder, say
+
+if TYPE_CHECKING:
+    from .batch.events import Outcome, Summary
+    from .batch.jobs import Job
+    from .batch.manifest import Manifest
+    from .upscaler import Upscaler
+
+USUAL_TARGET = Target()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class BatchOptions:
+    """Which pictures, where they go, and what happens on the way."""
+
+    output: Annotated[str | None, Parameter(name=["--output", "-o"])] = None
+    """A file for one picture, a folder for several, - for standard output; without it
+    NAME_x4.SUFFIX beside each input. In a folder what is done is kept in addsr-batch.sqlite, and
+    the same command again goes on where the last one stopped."""
+    recursive: Annotated[bool, Parameter(name=["--recursive", "-r"], negative="")] = False
+    """Search the folders below a folder too; results keep their places."""
+    name: str | None = None
+    """Name of each result, such as {stem}_x{scale}{suffix}; also {target}, {model}, {seed}."""
+    again: Annotated[bool, Parameter(negative="")] = False
+    """Do everything again, also what is done already."""
+    fail_fast: Annotated[bool, Parameter(negative="")] = False
+    """Stop at the first picture that fails; without it all others are done."""
+    dry_run: Annotated[bool, Parameter(negative="")] = False
+    """Show sizes, tiles, memory and time that are to be expected, and do nothing."""
+    compare: Annotated[bool, Parameter(negative="")] = False
+    """Write NAME.compare.html beside each result: input and result under one slider."""
+    json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False
+    """Print one line of JSON for every event, the summary last."""
+
+
+USUAL_BATCH = BatchOptions()
+
+
+def upscale(
+    inputs: Annotated[list[Path], Parameter(name="IN", negative="")],
+    /,
+    *,
+    target: Target = USUAL_TARGET,
+    model: str | None = None,
+    steps: int | None = None,
+    fidelity: float | None = None,
+    color: Literal["wavelet", "adain", "none"] | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None,
+    tile: str = "auto",
+    batch: BatchOptions = USUAL_BATCH,
+    talk: Talk = USUAL_TALK,
+) -> int:
+    """Enlarge pictures.
+
+    ADDSR_MEMORY, such as 3G, limits the main memory that a picture may take; else what is free.
+
+    Parameters
+    ----------
+    inputs
+        Picture files (PNG, JPEG, WebP, TIFF, BMP, GIF), folders, patterns such as "photos/*.jpg",
+        or - for standard input.
+    model
+        compact, the name of an imported model such as stablesr or stablesr-turbo, or the path of a
+        weights file or of a pipeline's folder. [env: ADDSR_MODEL]
+    steps
+        Sampling steps: 1, 2 or 4 for compact, any number up to 1000 for stablesr, 1 or 4 for
+        stablesr-turbo. [default: the model's own]
+    fidelity
+        From 0 (invents more) to 1 (stays with the input). [default: the model's own]
+    color
+        How colours are kept to those of the input. [default: the model's own]
+    seed
+        Same seed, same file: same result.
+    device
+        auto, cpu, cuda, mps or xpu. [env: ADDSR_DEVICE]
+    dtype
+        Numbers to compute in; auto takes the fastest good one. [env: ADDSR_DTYPE]
+    tile
+        Side of a tile, or auto: in input pixels for compact; for stablesr in pixels of the result,
+        a multiple of 64, and auto is the size it was trained with.
+    """
+    talk.set_up()
+    options: dict[str, Any] = {
+        "model": model, "steps": steps, "fidelity": fidelity, "color": color, "seed": seed,
+        "device": device, "dtype": dtype, "tile": _side(tile),
+    }  # fmt: skip
+    if Path("-") in inputs or batch.output == "-":
+        return _stream(inputs, target, options, batch, talk)
+    return _work(inputs, target, options, batch, talk)
+
+
+def _side(tile: str) -> int | Literal["auto"]:
+    if tile == "auto":
+        return "auto"
+    if not tile.isdecimal() or int(tile) == 0:
+        raise OptionError(f"tile: {tile!r} is no size; give auto or a number of pixels")
+    return int(tile)
+
+
+def _work(
+    inputs: list[Path], target: Target, options: dict[str, Any], batch: BatchOptions, talk: Talk
+) -> int:
+    with contextlib.ExitStack() as stack:
+        folder, manifest, jobs = _prepare(inputs, target, options, batch, stack)
+        from .batch.manifest import Manifest, remove_leftovers
+        from .upscaler import Upscaler
+
+        up = stack.enter_context(Upscaler(target=target, **options))
+        if batch.dry_run:
+            settings = "" if manifest is None else _settings_hash(up, options)
+            return _tell_plans(up, jobs, manifest, settings, batch)
+        if folder is None:
+            return _run(up, jobs, None, "", batch, talk)
+        for place in {folder, *(job.target.parent for job in jobs)}:
+            make_folder(place)
+        if manifest is None:
+            manifest = stack.enter_context(Manifest(folder))
+        remove_leftovers(job.target for job in jobs)
+        return _run(up, jobs, manifest, _settings_hash(up, options), batch, talk)
+
+
+def _prepare(
+    inputs: list[Path],
+    target: Target,
+    options: dict[str, Any],
+    batch: BatchOptions,
+    stack: contextlib.ExitStack,
+) -> tuple[Path | None, Manifest | None, list[Job]]:
+    """The folder of the results, its manifest if it has one (locked), and all jobs.
+
+    Whatever clashes is refused, and nothing is made yet.
+    """
+    from .batch.discovery import discover
+    from .batch.jobs import check_template, choose_folder, make_jobs
+    from .batch.manifest import NAME, Manifest
+    from .image.expanding import expand
+
+    if batch.name is not None:
+        check_template(batch.name)
+    inputs = expand(inputs)
+    folder = choose_folder(batch.output, inputs)
+    known: Manifest | None = None
+    if folder is not None and (folder / NAME).is_file():
+        known = stack.enter_context(Manifest(folder))
+    place = None if folder is None else os.path.realpath(folder)
+
+    def is_left_out(path: Path) -> bool:
+        # results are no inputs, whether their folder lies below the inputs or is the very same
+        return os.path.realpath(path) == place or (known is not None and known.made_here(path))
+
+    found = discover(inputs, recursive=batch.recursive, is_left_out=is_left_out)
+    values = {
+        "scale": target.label if target.is_sized else f"{target.factor:g}",
+        "model": Path(options["model"] or read_settings().model).name,
+        "seed": options["seed"],
+    }
+    jobs = make_jobs(found, batch.output, target.label, template=batch.name, values=values)
+    return folder, known, jobs
+
+
+def _settings_hash(up: Upscaler, options: dict[str, Any]) -> str:
+    """Of everything that decides what a result looks like."""
+    from . import __version__
+    from .batch.manifest import hash_settings
+    from .models.identity import identify
+
+    return hash_settings(
+        {
+            "version": __version__,
+            "weights": identify(options["model"] or read_settings().model),
+            "target": asdict(up.target),
+            "steps": up.steps,
+            "fidelity": up.fidelity,
+            "color": up.color,
+            "seed": up.seed,
+            "dtype": str(up.restorer.dtype),
+            "tile": up.tile,
+        }
+    )
+
+
+def _run(
+    up: Upscaler,
+    jobs: list[Job],
+    manifest: Manifest | None,
+    settings: str,
+    batch: BatchOptions,
+    talk: Talk,
+) -> int:
+    from .batch.events import Listener
+    from .batch.run import Batch
+
+    bar = BatchBar("upscaling", shown=not talk.quiet)
+
+    def tell(outcome: Outcome) -> None:
+        if batch.compare and outcome.state == "done":
+            _compare(outcome)
+        with bar.aside():
+            if batch.json_lines:
+                say(json.dumps(outcome.to_dict()))
+            if outcome.error is not None:
+                say(f"error: {outcome.error}", sys.stderr)
+            elif outcome.state == "done" and not batch.json_lines and not talk.quiet:
+                width, height = outcome.report["output_size"]
+                seconds = outcome.report["seconds"]
+                say(f"{outcome.source} -> {outcome.target} ({width}x{height}, {seconds:.1f} s)")
+
+    work = Batch(
+        up, jobs, manifest=manifest, settings_sha256=settings, fail_fast=batch.fail_fast,
+        again=batch.again, listener=Listener(tell, bar.show),
+    )  # fmt: skip
+    try:
+        with bar:
+            work.run()
+    except (KeyboardInterrupt, SystemExit):
+        if manifest is not None and work.summary.left:
+            say(
+                f"{work.summary.left} of {len(jobs)} pictures are left; run the same command again "
+                "to go on", sys.stderr,
+            )  # fmt: skip
+        raise
+    finally:  # also after Ctrl-C: what is done is done
+        if batch.json_lines:
+            say(json.dumps(work.summary.to_dict()))
+    return _conclude(work.summary, batch, talk)
+
+
+def _conclude(summary: Summary, batch: BatchOptions, talk: Talk) -> int:
+    """The end of a batch in words; its exit status."""
+    failures = [one for one in summary.outcomes if one.state == "failed"]
+    if summary.total > 1:
+        if failures:
+            say(f"{len(failures)} of {summary.total} pictures failed", sys.stderr)
+        if len(failures) > 1:  # they scrolled away one by one
+            for one in failures:
+                say(f"  {one.source}: {_reason(one)}", sys.stderr)
+        if summary.left:
+            say(f"{summary.left} were not begun", sys.stderr)
+    if (summary.total > 1 or summary.count("skipped")) and not (talk.quiet or batch.json_lines):
+        say(_words(summary))
+    return FAILED if failures else 0
+
+
+def _reason(outcome: Outcome) -> str:
+    return (outcome.error or "").removeprefix(f"{outcome.source}: ")
+
+
+def _words(summary: Summary) -> str:
+    done, skipped = summary.count("done"), summary.count("skipped")
+    known = f", {skipped} done before" if skipped else ""
+    if not done:
+        return f"0 pictures{known}"
+    pace = summary.megapixels / summary.seconds
+    return (
+        f"{done} picture{'s' if done > 1 else ''}{known}: {summary.megapixels:.1f} megapixels in "
+        f"{summary.seconds:.1f} s, {pace:.2f} MP/s"
+    )
+
+
+def _compare(outcome: Outcome) -> None:
+    """The page beside a result; what is wrong with it spoils no picture."""
+    from .errors import AddsrError
+    from .evaluate.compare import write_compare_page
+
+    page = outcome.target.with_name(f"{outcome.target.name}.compare.html")
+    try:
+        write_compare_page([outcome.source, outcome.target], page)
+    except AddsrError as error:
+        say(f"error: {error}", sys.stderr)
+
+
+def _tell_plans(
+    up: Upscaler, jobs: list[Job], manifest: Manifest | None, settings: str, batch: BatchOptions
+) -> int:
+    from .batch.planning import Pace, clock, forecast
+
+    total, failures, count = 0.0, 0, 0
+    for one in forecast(up, jobs, Pace(up), manifest=manifest, settings_sha256=settings):
+        failures += one.state == "failed"
+        total, count = total + one.seconds, count + (one.state == "to do")
+        if batch.json_lines:
+            say(json.dumps(one.to_dict()))
+        elif one.error is not None:
+            say(f"error: {one.error}", sys.stderr)
+        elif one.plan is None or one.size is None or one.result is None:
+            say(f"{one.source} -> {one.target}: done already")
+        else:
+            say(
+                f"{one.source} -> {one.target}: {one.size[1]}x{one.size[0]} -> "
+                f"{one.result[1]}x{one.result[0]}, passes {len(one.plan.passes)}, tiles {one.tiles}"
+                f" of {one.plan.tile}, {one.plan.host_bytes / 2**30:.2f} GiB, "
+                f"about {clock(one.seconds)}"
+            )
+    if not batch.json_lines and len(jobs) > 1:
+        say(f"{count} pictures, about {clock(total)}; nothing was done")
+    return FAILED if failures else 0
+
+
+def _stream(
+    inputs: list[Path], target: Target, options: dict[str, Any], batch: BatchOptions, talk: Talk
+) -> int:
+    """One picture through standard input or output, by way of files that are gone afterwards."""
+    _check_stream(inputs, batch)
+    from .upscaler import Upscaler
+
+    with (
+        tempfile.TemporaryDirectory(prefix="addsr-") as folder,
+        Bar("upscaling", shown=not talk.quiet) as bar,
+    ):
+        source = inputs[0]
+        if source == Path("-"):
+            source = Path(folder) / "standard input"
+            with source.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        if batch.output == "-":
+            place = Path(folder) / f"result{_suffix(source)}"
+        else:
+            place = Path(batch.output or "")
+        with Upscaler(target=target, progress=bar.update, **options) as up:
+            up(source, place)
+            report = up.report
+        assert report is not None
+        if batch.output == "-":
+            with place.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+    if batch.json_lines and batch.output != "-":
+        say(json.dumps({"event": "done", **report.to_dict()}))
+    return 0
+
+
+def _check_stream(inputs: list[Path], batch: BatchOptions) -> None:
+    """OptionError where what was asked for needs a file."""
+    if len(inputs) > 1:
+        raise OptionError("input: - goes with one picture; give files for several")
+    if batch.output is None:
+        raise OptionError("output: standard input has no name; give a file with -o, or -o -")
+    if batch.dry_run or batch.compare or batch.name is not None or batch.recursive:
+        raise OptionError(
+            "input: - goes with none of --dry-run, --compare, --name and --recursive; give files"
+        )
+    if batch.output != "-" and (Path(batch.output).is_dir() or not Path(batch.output).suffix):
+        raise OptionError(f"output: {batch.output} is a folder; give a file, or -o -")
+    if batch.output == "-" and sys.stdout.isatty():
+        raise OptionError("output: - would print a picture on the terminal; send it into a file")
+
+
+def _suffix(source: Path) -> str:
+    """Of the format that `source` is in, where that can be written, else .png."""
+    from PIL import Image
+
+    from .image.io import FORMATS
+
+    try:
+        with Image.open(source) as image:
+            found = image.format
+    except Exception as error:
+        raise InputError("standard input: is no picture in a format that can be read") from error
+    return next((suffix for suffix, name in FORMATS.items() if name == found), ".png")
