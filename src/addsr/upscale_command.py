@@ -74,8 +74,6 @@ def upscale(
 ) -> int:
     """Enlarge pictures.
 
-    ADDSR_MEMORY, such as 3G, limits the main memory that a picture may take; else what is free.
-
     Parameters
     ----------
     inputs
@@ -99,7 +97,8 @@ def upscale(
         Numbers to compute in; auto takes the fastest good one. [env: ADDSR_DTYPE]
     tile
         Side of a tile, or auto: in input pixels for compact; for stablesr in pixels of the result,
-        a multiple of 64, and auto is the size it was trained with.
+        a multiple of 64, and auto is the size it was trained with. ADDSR_MEMORY, such as 3G, limits
+        the main memory that a picture may take; else it is what is free.
     """
     talk.set_up()
     options: dict[str, Any] = {
@@ -210,6 +209,7 @@ def _run(
     talk: Talk,
 ) -> int:
     from .batch.events import Listener
+    from .batch.manifest import remove_leftovers
     from .batch.run import Batch
 
     bar = BatchBar("upscaling", shown=not talk.quiet)
@@ -235,6 +235,8 @@ def _run(
         with bar:
             work.run()
     except (KeyboardInterrupt, SystemExit):
+        # of what could not be written in time
+        remove_leftovers(job.target for job in jobs)
         if manifest is not None and work.summary.left:
             say(
                 f"{work.summary.left} of {len(jobs)} pictures are left; run the same command again "

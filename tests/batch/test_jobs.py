@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from addsr.batch.discovery import Found
-from addsr.batch.jobs import choose_folder, make_jobs
+from addsr.batch.jobs import check_template, choose_folder, make_jobs
 from addsr.errors import InputError, OptionError, OutputError
 from addsr.image.expanding import expand
 
@@ -106,3 +106,54 @@ def test_patterns_that_the_shell_left_alone_are_filled_in(here: Path) -> None:
     assert names("b[1].jpg") == ["b[1].jpg"]
     with pytest.raises(InputError, match=r"w/\*\.png: matches nothing; check the pattern"):
         names("w/*.png")
+
+
+def test_a_tree_keeps_its_shape(here: Path) -> None:
+    found = [Found(here / "d1" / "A.png", Path(".")), Found(here / "d2" / "b.jpg", Path("d2"))]
+    made = [job.target for job in make_jobs(found, "out", "x4")]
+    assert made == [Path("out/A.png"), Path("out/d2/b.jpg")]
+    with pytest.raises(OptionError, match="results of a folder need a place"):
+        make_jobs(found, None, "x4")
+
+
+def test_names_follow_the_template(here: Path) -> None:
+    values = {"scale": "4", "model": "compact", "seed": 3}
+    made = make_jobs(
+        [Found(Path("a.png")), Found(Path("c.gif"))], "out", "x4",
+        template="{stem}-{target}-{model}-{seed}{suffix}", values=values,
+    )  # fmt: skip
+    names = [job.target.name for job in made]
+    assert names == ["a-x4-compact-3.png", "c-x4-compact-3.png"]
+    (job,) = make_jobs([Found(Path("b.jpg"))], None, "x4", template="big {stem}", values=values)
+    assert job.target == Path("big b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("large", r"gives all results one name; put \{stem\} into it"),
+        ("{name}", r"\{name\} is unknown; use \{stem\}, \{suffix\}"),
+        ("{stem.__class__}", "is unknown"),
+        ("{stem", "is no template"),
+        ("../{stem}{suffix}", "holds a folder"),
+        ("{stem}\\\\x", "holds a folder"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_refused(template: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        check_template(template)
+
+
+@pytest.mark.parametrize("template", [".{stem}.png", "{model}.{stem}.png"])
+def test_a_name_that_not_every_system_can_hold_is_refused(here: Path, template: str) -> None:
+    with pytest.raises(OptionError, match="no name for a file everywhere"):
+        make_jobs([Found(Path("a.png"))], "o", "x4", template=template, values={"model": "con"})
+
+
+def test_names_that_other_systems_hold_for_one_clash(here: Path) -> None:
+    for first, second in (("é.png", "e\u0301.png"), ("A.png", "a.png")):
+        found = [Found(here / "d1" / first), Found(here / "d2" / second)]
+        for one in found:
+            one.path.write_text(str(one.path))
+        with pytest.raises(OptionError, match="would both become"):
+            make_jobs(found, "out", "x4")

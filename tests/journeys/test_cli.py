@@ -132,9 +132,9 @@ def test_every_option_is_honoured_and_summed_up_as_json(
         "--fidelity 0.5 --color adain --seed 7 --device cpu --dtype fp32 --tile 96 --json"
     )
     assert main(words.split()) == 0
-    summary = json.loads(capsys.readouterr().out)
-    (one,) = summary["files"]
-    assert summary["failed"] == 0
+    one, summary = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (one["event"], summary["event"]) == ("done", "summary")
+    assert (summary["total"], summary["done"], summary["failed"]) == (1, 1, 0)
     assert one["input_size"] == [24, 16] and one["output_size"] == [60, 40]
     wanted = {
         "steps": 2, "fidelity": 0.5, "color": "adain", "seed": 7, "device": "cpu",
@@ -155,7 +155,7 @@ def test_several_photos_go_into_a_folder_and_a_bad_one_stops_none(
     words = ["upscale", str(photo), str(bad), str(second), "-o", str(out), "--model", weights]
     assert main(words) == 1
     told = capsys.readouterr()
-    assert sorted(p.name for p in out.iterdir()) == ["photo.jpg", "second.png"]
+    assert sorted(p.name for p in out.glob("*.*g")) == ["photo.jpg", "second.png"]
     assert f"error: {bad}: is no picture" in told.err and "1 of 3 pictures failed" in told.err
     assert told.out.count("->") == 2
 
@@ -254,7 +254,7 @@ def test_the_folder_of_the_photos_can_be_the_output(
 ) -> None:
     monkeypatch.chdir(photo.parent)
     assert main(["upscale", photo.name, str(photo), "-o", ".", "--model", weights, "-q"]) == 0
-    assert sorted(p.name for p in photo.parent.iterdir()) == ["photo.jpg", "photo_x4.jpg"]
+    assert sorted(p.name for p in photo.parent.glob("*.jpg")) == ["photo.jpg", "photo_x4.jpg"]
 
 
 def test_a_reader_that_goes_away_costs_the_messages_and_no_picture(
@@ -272,7 +272,7 @@ def test_a_reader_that_goes_away_costs_the_messages_and_no_picture(
     )  # fmt: skip
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
-    assert sorted(p.name for p in (tmp_path / "d").iterdir()) == [
+    assert sorted(p.name for p in (tmp_path / "d").glob("*.png")) == [
         "a.png",
         "b.png",
         "c.png",
@@ -308,9 +308,9 @@ def test_a_surprise_in_one_picture_is_told_and_the_rest_is_done(
     told = capsys.readouterr()
     message = f"{photo}: unexpected error: ZeroDivisionError: by nought; please report it"
     assert f"error: {message}" in told.err and "Traceback" not in told.err
-    summary = json.loads(told.out)
-    assert summary["failed"] == 1 and summary["files"][0]["error"] == message
-    assert summary["files"][1]["output"] == str(photo.parent / "d" / "second.png")
+    first, other, summary = (json.loads(line) for line in told.out.splitlines())
+    assert summary["failed"] == 1 and first["error"] == message
+    assert other["output"] == str(photo.parent / "d" / "second.png")
     assert main([*words, "-v"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
@@ -320,17 +320,25 @@ def test_what_was_done_before_ctrl_c_is_in_the_summary(
 ) -> None:
     second = photo.with_name("second.png")
     Image.new("RGB", (5, 5)).save(second)
-    usual = upscaler.read_size
+    usual = upscaler.Upscaler.restore
 
-    def interrupted(path: Path) -> tuple[int, int]:
-        if path == second:
+    def interrupted(self: upscaler.Upscaler, opened: upscaler.Opened) -> object:
+        if opened.path == second:
             raise KeyboardInterrupt
-        return usual(path)
+        return usual(self, opened)
 
-    monkeypatch.setattr(upscaler, "read_size", interrupted)
-    assert main(["upscale", str(photo), str(second), "--model", weights, "--json"]) == 130
-    (one,) = json.loads(capsys.readouterr().out)["files"]
-    assert one["source"] == str(photo)
+    monkeypatch.setattr(upscaler.Upscaler, "restore", interrupted)
+    folder = str(photo.parent / "d")
+    words = ["upscale", str(photo), str(second), "-o", folder, "--model", weights, "--json"]
+    assert main(words) == 130
+    told = capsys.readouterr()
+    one, summary = (json.loads(line) for line in told.out.splitlines())
+    assert one["source"] == str(photo) and summary["left"] == 1
+    assert "1 of 2 pictures are left; run the same command again to go on" in told.err
+    monkeypatch.undo()
+    assert main(words) == 0
+    again = [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
+    assert again == ["skipped", "done", "summary"]
 
 
 def test_quiet_says_nothing_and_verbose_tells_the_plan(
@@ -468,6 +476,7 @@ def test_a_stop_by_the_system_leaves_no_half_file(weights: str, tmp_path: Path) 
     # a disk so slow that the signal surely comes while the file is written
     code = (
         "import sys, time; from PIL import Image; from addsr.cli import main\n"
+        "from addsr.batch import run; run.GRACE_SECONDS = 0.5\n"
         "Image.Image.save = lambda *_, **__: (print('writing', flush=True), time.sleep(60))\n"
         "sys.exit(main(sys.argv[1:]))"
     )

@@ -31,6 +31,8 @@ AHEAD_PIXELS = 8_000_000
 """Of pictures that were read and wait, 12 bytes each; one more is read below that."""
 BEHIND_PIXELS = 64_000_000
 """Of results that wait to be written, 3 to 4 bytes each."""
+GRACE_SECONDS = 8.0
+"""After a signal, for what is being written; systems kill what takes longer than some ten."""
 _LONGEST_QUEUE = 64
 _PATIENCE = 0.1
 """Seconds between looks at whether the batch was stopped; also lets Windows notice Ctrl-C."""
@@ -130,22 +132,25 @@ class Batch:
         """Works through all pictures; one that fails stops none, without `fail_fast`.
 
         Raises:
-            KeyboardInterrupt, SystemExit: after what was restored is written.
+            KeyboardInterrupt, SystemExit: after what was restored is written, or some seconds.
         """
         self._started = time.monotonic()
-        reader = threading.Thread(target=self._guard, args=(self._read_all,), name="addsr-reader")
-        writer = threading.Thread(target=self._guard, args=(self._write_all,), name="addsr-writer")
+        # daemons: a read or write that hangs must not keep a process from ending on a signal
+        reader = threading.Thread(target=self._guard, args=(self._read_all,), daemon=True)
+        writer = threading.Thread(target=self._guard, args=(self._write_all,), daemon=True)
         before, self.upscaler.progress = self.upscaler.progress, self._step
         with self._notes.listening():
             reader.start()
             writer.start()
+            grace: float | None = GRACE_SECONDS
             try:
                 self._restore_all()
+                grace = None
             finally:
                 self._stop.set()
                 self._restored.put(None)
-                reader.join()
-                writer.join()
+                writer.join(grace)
+                reader.join(grace)
                 self.upscaler.progress = before
                 self._seconds = time.monotonic() - self._started
         if self._crash is not None:
