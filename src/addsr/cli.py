@@ -19,6 +19,7 @@ from .errors import AddsrError, OptionError
 from .terminal import (
     FAILED,
     INTERRUPTED,
+    STREAM,
     TERMINATED,
     USAGE,
     USUAL_TALK,
@@ -228,10 +229,13 @@ def main(tokens: Sequence[str] | None = None) -> int:
     told before any work. 130: interrupted by Ctrl-C. 143: ended by SIGTERM, as SystemExit.
     """
     started = time.monotonic()
-    words = sys.argv[1:] if tokens is None else tokens
+    words = list(sys.argv[1:] if tokens is None else tokens)
+    if words[:1] == ["upscale"]:
+        # "-" alone stands for a stream; cyclopts would take it for the start of an option
+        words = [STREAM if word == "-" else word for word in words]
     try:
         # training has its own way to end on a signal: it saves a checkpoint
-        with contextlib.nullcontext() if list(words[:1]) == ["train"] else _clean_end():
+        with contextlib.nullcontext() if words[:1] == ["train"] else _clean_end():
             status = app(
                 words, exit_on_error=False, print_error=False, result_action="return_value"
             )

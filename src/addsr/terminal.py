@@ -24,6 +24,8 @@ log = logging.getLogger("addsr")
 
 USAGE, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 """Exit statuses besides 0."""
+STREAM = "./-"
+"""What `-` becomes on the command line: standard input or output. As a path it is the same."""
 BAR_DELAY_SECONDS = 2.0
 
 

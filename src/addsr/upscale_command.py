@@ -17,7 +17,7 @@ from cyclopts import Parameter
 from .errors import InputError, OptionError
 from .settings import read_settings
 from .target import Target
-from .terminal import FAILED, USUAL_TALK, Bar, BatchBar, Talk, make_folder, say
+from .terminal import FAILED, STREAM, USUAL_TALK, Bar, BatchBar, Talk, make_folder, say
 
 if TYPE_CHECKING:
     from .batch.events import Outcome, Summary
@@ -105,7 +105,7 @@ def upscale(
         "model": model, "steps": steps, "fidelity": fidelity, "color": color, "seed": seed,
         "device": device, "dtype": dtype, "tile": _side(tile),
     }  # fmt: skip
-    if Path("-") in inputs or batch.output == "-":
+    if Path("-") in inputs or batch.output == STREAM:
         return _stream(inputs, target, options, batch, talk)
     return _work(inputs, target, options, batch, talk)
 
@@ -336,7 +336,7 @@ def _stream(
             source = Path(folder) / "standard input"
             with source.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
-        if batch.output == "-":
+        if batch.output == STREAM:
             place = Path(folder) / f"result{_suffix(source)}"
         else:
             place = Path(batch.output or "")
@@ -344,11 +344,11 @@ def _stream(
             up(source, place)
             report = up.report
         assert report is not None
-        if batch.output == "-":
+        if batch.output == STREAM:
             with place.open("rb") as file:
                 shutil.copyfileobj(file, sys.stdout.buffer)
             sys.stdout.buffer.flush()
-    if batch.json_lines and batch.output != "-":
+    if batch.json_lines and batch.output != STREAM:
         say(json.dumps({"event": "done", **report.to_dict()}))
     return 0
 
@@ -363,9 +363,9 @@ def _check_stream(inputs: list[Path], batch: BatchOptions) -> None:
         raise OptionError(
             "input: - goes with none of --dry-run, --compare, --name and --recursive; give files"
         )
-    if batch.output != "-" and (Path(batch.output).is_dir() or not Path(batch.output).suffix):
+    if batch.output != STREAM and (Path(batch.output).is_dir() or not Path(batch.output).suffix):
         raise OptionError(f"output: {batch.output} is a folder; give a file, or -o -")
-    if batch.output == "-" and sys.stdout.isatty():
+    if batch.output == STREAM and sys.stdout.isatty():
         raise OptionError("output: - would print a picture on the terminal; send it into a file")
 
 

@@ -142,15 +142,17 @@ class Batch:
         with self._notes.listening():
             reader.start()
             writer.start()
-            grace: float | None = GRACE_SECONDS
             try:
                 self._restore_all()
-                grace = None
+                self._restored.put(None)
+                # not in one long wait, which a signal might not reach, and on Windows does not
+                while writer.is_alive():
+                    writer.join(_PATIENCE)
             finally:
                 self._stop.set()
                 self._restored.put(None)
-                writer.join(grace)
-                reader.join(grace)
+                writer.join(GRACE_SECONDS)
+                reader.join(GRACE_SECONDS)
                 self.upscaler.progress = before
                 self._seconds = time.monotonic() - self._started
         if self._crash is not None:
