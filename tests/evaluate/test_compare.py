@@ -127,8 +127,10 @@ def colour(browser: Browser, x: float, number: int = 0) -> list[int]:
     """Of a canvas at a share of its width, half way down."""
     return browser.js(
         f"(() => {{ const c = document.querySelectorAll('canvas')[{number}];"
-        f" return [...c.getContext('2d').getImageData("
-        f"Math.round(c.width * {x}), Math.round(c.height * 0.3), 1, 1).data].slice(0, 3) }})()"
+        " const copy = document.createElement('canvas');"
+        " const context = copy.getContext('2d', { willReadFrequently: true });"
+        f" context.drawImage(c, -Math.round(c.width * {x}), -Math.round(c.height * 0.3));"
+        " return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3) })()"
     )
 
 
