@@ -25,6 +25,7 @@ from addsr.models.files import save_weights
 from addsr.models.hub import Model, load_model
 from addsr.models.registry import COMPACT
 from addsr.nets import CompactConfig, CompactNet
+from addsr.target import Target
 from addsr.upscaler import Upscaler
 
 TINY = CompactConfig(
@@ -338,3 +339,26 @@ def test_seven_megapixels_become_a_hundred_in_less_than_four_gib(
     assert peak < 4.0
     assert peak < expected + 0.5, "the plan told less than was taken (0.5 GiB: torch itself)"
     assert read_size(target) == (round(2250 * scale), round(3000 * scale))
+
+
+def test_a_target_is_met_by_arrays_and_tensors_too(model: Model) -> None:
+    with Upscaler(model, target=Target(size="50x30", fit="cover"), device="cpu") as up:
+        assert up(np.zeros((12, 16, 3), np.uint8)).shape == (30, 50, 3)
+        assert up.report is not None and up.report.output_size == (50, 30)
+        assert up.scale is None
+    with Upscaler(model, target=Target(size="50x30", fit="stretch"), device="cpu") as up:
+        assert up(torch.rand(2, 3, 12, 16)).shape == (2, 3, 30, 50)
+    with Upscaler(model, target=Target(scale=2, preview="4,4,5,6"), device="cpu") as up:
+        assert up(torch.rand(1, 4, 12, 16)).shape == (1, 4, 12, 10)
+        with pytest.raises(InputError, match="lies outside"):
+            up(torch.rand(1, 3, 8, 8))
+    with pytest.raises(OptionError, match="contradicts the target"):
+        Upscaler(model, scale=2, target=Target())
+
+
+def test_a_turned_photo_is_planned_as_it_will_be_shown(model: Model, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 10)).save(tmp_path / "a.jpg", exif=exif)
+    with Upscaler(model, target=Target(size="20x"), device="cpu") as up:
+        assert up(tmp_path / "a.jpg").size == (20, 80)
