@@ -232,6 +232,8 @@ def test_the_walk_sees_relative_lazy_and_dynamic_imports(tmp_path: Path) -> None
         "try: main()\nexcept SystemExit as end: assert not end.code",
         "import sys; sys.argv[1:] = ['evaluate', '--help']\nfrom addsr.cli import main\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
+        "import sys; sys.argv[1:] = ['compare', '--help']\nfrom addsr.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code",
         "import sys; sys.argv[1:] = ['ab', '--help']\nfrom addsr.cli import main\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
         "import sys; sys.argv[1:] = ['models', '--help']\nfrom addsr.cli import main\n"
@@ -249,6 +251,7 @@ def test_the_walk_sees_relative_lazy_and_dynamic_imports(tmp_path: Path) -> None
         "help",
         "upscale-help",
         "evaluate-help",
+        "compare-help",
         "ab-help",
         "models-help",
         "inspect-help",

@@ -185,8 +185,10 @@ def _settings_hash(up: Upscaler, options: dict[str, Any]) -> str:
     from .batch.manifest import hash_settings
     from .models.identity import identify
 
+    resolved = {"model", "device", "dtype", "tile", "steps", "fidelity", "color", "seed"}
     return hash_settings(
         {
+            **{name: value for name, value in options.items() if name not in resolved},
             "version": __version__,
             "weights": identify(options["model"] or read_settings().model),
             "target": asdict(up.target),

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import addsr
+from addsr.batch import planning
 from addsr.batch.manifest import NAME, Manifest
 from addsr.cli import main
 from addsr.image.io import read_image
@@ -158,8 +159,9 @@ def test_what_is_cut_and_stretched_lies_where_it_belongs(photos: Path) -> None:
 
 
 def test_a_dry_run_tells_all_and_does_nothing(
-    photos: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(planning, "_PROBE_SIDE", 16)
     Path("photos/bad.png").write_text("words")
     words = ["upscale", "photos", "-r", "-o", "out", "--dry-run"]
     assert main(words) == 1
@@ -222,6 +224,7 @@ def test_compare_writes_a_page_beside_each_result(photos: Path) -> None:
     assert "compare-data" in page and "a.jpg" in page
 
 
+@pytest.mark.slow
 def test_a_picture_goes_through_pipes(photos: Path) -> None:
     data = Path("photos/a.jpg").read_bytes()
     environment = {**os.environ, "PYTHONPATH": str(Path(addsr.__file__).parents[1])}
@@ -232,6 +235,20 @@ def test_a_picture_goes_through_pipes(photos: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     with Image.open(io.BytesIO(done.stdout)) as image:
         assert (image.format, image.size) == ("JPEG", (96, 64))
+
+
+def test_streams_are_read_and_written(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    class Photo:
+        buffer = io.BytesIO(Path("photos/my trip/ü b.png").read_bytes())
+
+    monkeypatch.setattr(sys, "stdin", Photo)
+    assert main(["upscale", "-", "-o", "-", "--scale", "2"]) == 0
+    told = capsysbinary.readouterr()
+    with Image.open(io.BytesIO(told.out)) as image:
+        assert (image.format, image.size) == ("PNG", (48, 32))
+    assert told.err == b"" and not Path("-").exists()
 
 
 def test_what_is_no_picture_in_a_pipe_is_told(

@@ -81,8 +81,9 @@ def hash_file(path: Path) -> str:
 
 
 def hash_settings(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of all that decides what a result looks like; plain values only."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of all that decides what a result looks like; what is no plain value as its repr."""
+    text = json.dumps(settings, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Manifest:
@@ -98,7 +99,7 @@ class Manifest:
         self._lock = threading.Lock()  # the stages of a batch run in several threads
         self._is_full = False
         try:
-            self._rows = sqlite3.connect(self.path, timeout=1.0, check_same_thread=False)
+            self._rows = sqlite3.connect(self.path, timeout=0.1, check_same_thread=False)
         except sqlite3.Error as error:
             raise self._explain(error) from error
         try:
