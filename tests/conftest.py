@@ -109,6 +109,26 @@ def golden() -> Path:
     return Path(__file__).parent / "golden"
 
 
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A compact network of random weights; a small picture takes it a hundredth of a second."""
+    import torch
+
+    from addsr.models.files import save_weights
+    from addsr.nets import CompactConfig, CompactNet
+
+    config = CompactConfig(
+        widths=(32, 32, 32), depths=(1, 1, 1), decoder_widths=(32, 16, 16), decoder_depth=1,
+        time_channels=32, lr_channels=8,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = CompactNet(config)
+    save_weights(path, net.state_dict(), {"kind": "compact", "config": config.to_dict()})
+    return str(path)
+
+
 def _weights(golden: Path, name: str, prefix: str = "") -> dict[str, Any]:
     from safetensors.torch import load_file
 

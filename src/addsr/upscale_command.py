@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .upscaler import Upscaler
 
 USUAL_TARGET = Target()
+_PREVIEW = "{stem}_preview_{target}{suffix}"
 
 
 @Parameter(name="*")
@@ -175,7 +176,10 @@ def _prepare(
         "model": Path(options["model"] or read_settings().model).name,
         "seed": options["seed"],
     }
-    jobs = make_jobs(found, batch.output, target.label, template=batch.name, values=values)
+    template = batch.name
+    if template is None and target.preview is not None:
+        template = _PREVIEW  # or it would take the place of the whole result
+    jobs = make_jobs(found, batch.output, target.label, template=template, values=values)
     return folder, known, jobs
 
 

@@ -1,4 +1,4 @@
-"""A network so small that a picture takes a hundredth of a second, and pictures for it."""
+"""An upscaler whose pictures take a hundredth of a second, and pictures for it."""
 
 from __future__ import annotations
 
@@ -6,26 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from addsr import Upscaler
-from addsr.models.files import save_weights
-from addsr.nets import CompactConfig, CompactNet
-
-TINY = CompactConfig(
-    widths=(32, 32, 32), depths=(1, 1, 1), decoder_widths=(32, 16, 16), decoder_depth=1,
-    time_channels=32, lr_channels=8,
-)  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    net = CompactNet(TINY)
-    save_weights(path, net.state_dict(), {"kind": "compact", "config": TINY.to_dict()})
-    return str(path)
 
 
 @pytest.fixture()

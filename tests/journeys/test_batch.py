@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import addsr
@@ -19,22 +18,6 @@ from addsr.batch import planning
 from addsr.batch.manifest import NAME, Manifest
 from addsr.cli import main
 from addsr.image.io import read_image
-from addsr.models.files import save_weights
-from addsr.nets import CompactConfig, CompactNet
-
-TINY = CompactConfig(
-    widths=(32, 32, 32), depths=(1, 1, 1), decoder_widths=(32, 16, 16), decoder_depth=1,
-    time_channels=32, lr_channels=8,
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    net = CompactNet(TINY)
-    save_weights(path, net.state_dict(), {"kind": "compact", "config": TINY.to_dict()})
-    return str(path)
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +107,14 @@ def test_names_follow_the_template(photos: Path) -> None:
     assert main([*words[:4], "--long-side", "40", "-q", "--name", "{stem} {target}{suffix}"]) == 0
     assert pictures("out") == ["a long40.jpg", "a_x2_s0.jpg"]
     assert read_image("out/a long40.jpg").size == (40, 27)
+
+
+def test_a_preview_does_not_take_the_place_of_the_whole_result(photos: Path) -> None:
+    words = ["upscale", "photos/a.jpg", "-q", "-o", "out"]
+    assert main(words) == main([*words, "--preview", "0,0,4,4"]) == 0
+    assert pictures("out") == ["a.jpg", "a_preview_x4.jpg"]
+    assert read_image("out/a.jpg").size == (96, 64)
+    assert read_image("out/a_preview_x4.jpg").size == (16, 16)
 
 
 @pytest.mark.parametrize(
