@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from PIL import Image
 
 import addsr
 from addsr.batch import planning
+from addsr.batch.events import Progress
 from addsr.batch.manifest import NAME, Manifest
 from addsr.cli import main
 from addsr.image.io import read_image
+from addsr.terminal import BatchBar
 
 
 @pytest.fixture(autouse=True)
@@ -265,3 +268,22 @@ def test_two_pages_can_be_compared_at_the_command_line(
     assert "<title>before / after - addsr compare</title>" in page
     assert main(["compare", "b.png"]) == 2
     assert "give 2 to 8" in capsys.readouterr().err
+
+
+def test_the_bar_shows_pictures_steps_and_pace_and_makes_room_for_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with BatchBar("upscaling", delay=0.0) as bar:
+        bar.show(Progress(1, 8, 2, 4, 3.0, 2.0))
+        time.sleep(0.3)
+        with bar.aside():
+            print("a line")
+            held = capsys.readouterr()
+            time.sleep(0.2)
+            assert capsys.readouterr().err == ""
+        time.sleep(0.2)
+        assert "1/8 pictures" in capsys.readouterr().err
+    assert held.out == "a line\n"
+    assert "1/8 pictures, 2/4 tile steps, 1.50 MP/s" in held.err
