@@ -70,6 +70,9 @@ def upscale(
     device: str | None = None,
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None,
     tile: str = "auto",
+    prompt: str = "",
+    negative_prompt: str | None = None,
+    refine_decoder: Literal["full", "tiny"] = "full",
     batch: BatchOptions = USUAL_BATCH,
     talk: Talk = USUAL_TALK,
 ) -> int:
@@ -81,11 +84,12 @@ def upscale(
         Picture files (PNG, JPEG, WebP, TIFF, BMP, GIF), folders, patterns such as "photos/*.jpg",
         or - for standard input.
     model
-        compact, the name of an imported model such as stablesr or stablesr-turbo, or the path of a
-        weights file or of a pipeline's folder. [env: ADDSR_MODEL]
+        compact, the name of an imported model such as addsr, seesr, stablesr or stablesr-turbo, or
+        the path of a weights file or of a pipeline's folder; addsr-1 and addsr-2 are addsr in so
+        many steps. [env: ADDSR_MODEL]
     steps
-        Sampling steps: 1, 2 or 4 for compact, any number up to 1000 for stablesr, 1 or 4 for
-        stablesr-turbo. [default: the model's own]
+        Sampling steps: 1, 2 or 4 for compact, 1 to 4 for addsr, any number up to 1000 for seesr and
+        stablesr, 1 or 4 for stablesr-turbo. [default: the model's own]
     fidelity
         From 0 (invents more) to 1 (stays with the input). [default: the model's own]
     color
@@ -100,11 +104,19 @@ def upscale(
         Side of a tile, or auto: in input pixels for compact; for stablesr in pixels of the result,
         a multiple of 64, and auto is the size it was trained with. ADDSR_MEMORY, such as 3G, limits
         the main memory that a picture may take; else it is what is free.
+    prompt
+        Words about the picture, beside those that a prompt extractor finds: for addsr and seesr.
+    negative_prompt
+        Words to be led away from: for seesr. [default: the model's own]
+    refine_decoder
+        What shows addsr its predictions between steps: tiny is an imported tiny decoder, quicker
+        than the full one, and changes the result.
     """
     talk.set_up()
     options: dict[str, Any] = {
         "model": model, "steps": steps, "fidelity": fidelity, "color": color, "seed": seed,
-        "device": device, "dtype": dtype, "tile": _side(tile),
+        "device": device, "dtype": dtype, "tile": _side(tile), "prompt": prompt,
+        "negative_prompt": negative_prompt, "refine_decoder": refine_decoder,
     }  # fmt: skip
     if Path("-") in inputs or batch.output == STREAM:
         return _stream(inputs, target, options, batch, talk)

@@ -11,6 +11,7 @@ from typing import Any
 from .hub import embedded, find_pipeline
 from .pipeline_files import find_files
 from .registry import MODELS
+from .store import find_tagger
 
 
 def identify(model: str | Path) -> str:
@@ -25,6 +26,10 @@ def identify(model: str | Path) -> str:
     found = find_pipeline(model)
     total = hashlib.sha256()
     if found is not None:
+        if found.info.takes_prompt and (tagger := find_tagger()) is not None:
+            # its words reach the model
+            total.update(json.dumps([tagger.folder.name, tagger.imported]).encode())
+            total.update(json.dumps([part.sha256 for part in tagger.files.values()]).encode())
         for path in find_files(found.folder):
             facts = path.stat()
             name = path.relative_to(found.folder).as_posix()
