@@ -14,9 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from addsr.errors import DependencyError, ModelError, OptionError, OutputError
+from addsr.models.hub import find_pipeline
 from addsr.models.pickles import read_state
 from addsr.models.placing import damages
-from addsr.models.store import Installed, Part, find_installed, record, recorded, store_folder
+from addsr.models.store import (
+    Installed,
+    Part,
+    find_installed,
+    read_facts,
+    record,
+    recorded,
+    store_folder,
+)
 from addsr.pipelines import StableSRPipeline, installing
 from addsr.pipelines.checking import misfits
 from addsr.pipelines.importing import import_stablesr
@@ -95,6 +104,52 @@ def test_every_number_of_the_adapter_is_in_the_model(
     adapter = load_file(published / "adapter.safetensors")
     kept = torch.cat([v.flatten() for v in adapter.values()])
     assert torch.equal(got.sort().values, kept.sort().values)
+
+
+def test_a_copy_of_an_imported_model_keeps_its_licence_and_sources(
+    imported: tuple[Installed, dict[str, Part]], tmp_path: Path
+) -> None:
+    model, copy = imported[0], tmp_path / "copy"
+    pipe = StableSRPipeline.from_pretrained(model.folder, torch_dtype=torch.float16)
+    assert pipe.origin == model
+    pipe.save_pretrained(copy, variant="fp16")
+    kept = read_facts(copy)
+    assert (kept.licence, kept.sources, kept.base) == (model.licence, model.sources, model.base)
+    assert (kept.name, kept.kind, kept.dtype, kept.tile) == ("copy", model.kind, "fp16", 64)
+    there = {p.relative_to(copy).as_posix() for p in copy.rglob("*") if p.is_file()}
+    assert set(kept.files) == there - {"addsr.json"} and damages(kept) == []
+    assert StableSRPipeline.from_pretrained(copy, variant="fp16").origin == kept
+    found = find_pipeline(copy)
+    assert found is not None and found.info.licence == model.licence
+    # the checksums are those of this copy: `models verify` sees what changes in U-Net and VAE
+    for part in ("unet", "vae"):
+        path = copy / part / "diffusion_pytorch_model.fp16.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    unet, vae = damages(kept)
+    assert "unet/" in unet and "vae/" in vae and "has changed" in unet and "has changed" in vae
+
+
+def test_facts_of_another_model_do_not_stay_beside_new_weights(
+    imported: tuple[Installed, dict[str, Part]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    copy = tmp_path / "copy"
+    pipe = StableSRPipeline.from_pretrained(imported[0].folder)
+    pipe.save_pretrained(copy)
+    assert (copy / "addsr.json").is_file()
+    pipe.origin = None
+    pipe.save_pretrained(copy)
+    assert not (copy / "addsr.json").exists()
+    (copy / "addsr.json").write_text("[]")
+    assert StableSRPipeline.from_pretrained(copy).origin is None
+    assert "addsr.json: " in caplog.text and "does without them" in caplog.text
+    (copy / "addsr.json").unlink()
+    (copy / "addsr.json").mkdir()
+    with pytest.raises(OutputError, match=r"addsr\.json: cannot be replaced"):
+        pipe.save_pretrained(copy)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from addsr.errors import ModelError, OptionError
+from addsr.models.store import Installed
 
 from .compiled import CompileMode
 from .config import PipelineConfig
@@ -26,6 +27,9 @@ _T = TypeVar("_T", bound="LatentPipeline[Any]")
 
 class LatentPipeline(Generic[_Stages]):
     """Networks that restore a picture's latent step by step, led by the empty prompt or another."""
+
+    origin: Installed | None = None
+    """The imported model that it was loaded from; `save_pretrained` passes its licence on."""
 
     def __init__(
         self, stages: _Stages, prompt_embeds: Tensor, width: int, config: PipelineConfig

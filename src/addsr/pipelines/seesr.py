@@ -140,6 +140,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             DependencyError: diffusers is not installed.
         """
         from .folder import find_folder
+        from .origin import read_origin
         from .seesr_folder import load_parts
 
         folder = find_folder(path_or_id, revision, local_files_only, variant)
@@ -147,7 +148,9 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         for name, given in ((PART, tiny_decoder), (TEXT_ENCODER, text_encoder)):
             if given is not None:
                 parts[name] = given
-        return cls(**parts, tagger=tagger)
+        pipe = cls(**parts, tagger=tagger)
+        pipe.origin = read_origin(folder)
+        return pipe
 
     @classmethod
     def from_published(
@@ -187,9 +190,11 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         Raises:
             OutputError: the folder cannot be written.
         """
+        from .origin import keeping_origin
         from .seesr_folder import save_parts
 
-        save_parts(self, Path(folder), variant)
+        with keeping_origin(self, Path(folder), variant):
+            save_parts(self, Path(folder), variant)
 
     @property
     def net(self) -> ControlledUnet:

@@ -98,35 +98,42 @@ class StableSRPipeline(LatentPipeline[Stages]):
             DependencyError: diffusers is not installed.
         """
         from .folder import find_folder, load_parts
+        from .origin import read_origin
 
         folder = find_folder(path_or_id, revision, local_files_only, variant)
         parts = load_parts(folder, torch_dtype, variant, scheduler)
         if scheduler is not None:
             check_scheduler(scheduler, parts["config"].prediction)
         try:
-            return cls(**parts)
+            pipe = cls(**parts)
         except (OptionError, TypeError, ValueError, KeyError) as error:
             raise ModelError(
                 f"{folder}: its parts do not fit each other ({error}); fetch the model again"
             ) from error
+        pipe.origin = read_origin(folder)
+        return pipe
 
     def save_pretrained(
         self, folder: str | Path, *, variant: str | None = None, safe_serialization: bool = True
     ) -> None:
         """Writes all parts to `folder`, as safetensors; the U-Net and VAE as diffusers has them.
 
+        The licence and sources of an imported model that it was loaded from go with them.
+
         Raises:
             OutputError: the folder cannot be written.
             OptionError: `safe_serialization` is not wanted.
         """
         from .folder import save_parts
+        from .origin import keeping_origin
 
         if not safe_serialization:
             raise OptionError(
                 "safe_serialization: False would write pickles, which addsr neither writes nor "
                 "reads; leave it at True"
             )
-        save_parts(self, Path(folder), variant)
+        with keeping_origin(self, Path(folder), variant):
+            save_parts(self, Path(folder), variant)
 
     @property
     def guided(self) -> GuidedUnet:
