@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -98,30 +99,40 @@ def dotted(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(file: Path) -> Iterator[tuple[str, int]]:
+@functools.cache
+def imports(file: Path) -> list[tuple[str, int]]:
     """Absolute names of what a file imports, wherever it does so, with the line.
 
-    `from package import name` yields `package.name`, since `name` may be a module.
+    `from package import name` gives `package.name`, since `name` may be a module.
     """
+    found: list[tuple[str, int]] = []
     package = dotted(file).split(".") if file.is_relative_to(SOURCE) else []
     if file.name != "__init__.py":
         package = package[:-1]
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield alias.name, node.lineno
+                found.append((alias.name, node.lineno))
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             origin = ".".join([*base, *([node.module] if node.module else [])])
             for alias in node.names:
-                yield f"{origin}.{alias.name}", node.lineno
+                found.append((f"{origin}.{alias.name}", node.lineno))
         elif (
             isinstance(node, ast.Call)
-            and ast.unparse(node.func).split(".")[-1] in {"import_module", "__import__"}
+            and _called(node.func) in {"import_module", "__import__"}
             and node.args
             and isinstance(node.args[0], ast.Constant)
         ):
-            yield str(node.args[0].value), node.lineno
+            found.append((str(node.args[0].value), node.lineno))
+    return found
+
+
+def _called(function: ast.expr) -> str | None:
+    """The last name of what is called."""
+    if isinstance(function, ast.Attribute):
+        return function.attr
+    return function.id if isinstance(function, ast.Name) else None
 
 
 def run_python(code: str, *paths: Path, **variables: str) -> subprocess.CompletedProcess[str]:

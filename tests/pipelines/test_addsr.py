@@ -17,6 +17,8 @@ from torch import Tensor
 from addsr.diffusion.addsr import Cue, refinement, sample_addsr_latent
 from addsr.diffusion.ddpm import start_latent
 from addsr.errors import ModelError, OptionError, OutputError
+from addsr.models.placing import damages
+from addsr.models.store import Installed, Source, read_facts, write_facts
 from addsr.nets.seesr import SeeSRConfig, build_controlnet, build_unet
 from addsr.nets.stablesr import VaeConfig, build_vae
 from addsr.pipelines import AddSRPipeline, SeeSRPipeline
@@ -374,6 +376,20 @@ def test_a_saved_pipeline_comes_back_bit_for_bit(pipe: Any, tmp_path: Path) -> N
     half = SeeSRPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
     assert half.config.steps == 50  # the other class's are not taken over
+
+
+def test_a_saved_pipeline_keeps_the_licence_of_the_model_it_was_loaded_from(
+    pipe: Any, tmp_path: Path
+) -> None:
+    pipe.save_pretrained(tmp_path / "a")
+    source = Source("unet.safetensors", 9, "0" * 64, "U-Net")
+    facts = Installed("a", tmp_path / "a", "addsr", "Apache-2.0", (source,), "base", "2026-01-01")
+    write_facts(facts)
+    AddSRPipeline.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    kept = read_facts(tmp_path / "b")
+    assert (kept.licence, kept.sources, kept.kind) == ("Apache-2.0", (source,), "addsr")
+    assert {f"{part}/config.json" for part in ("unet", "controlnet", "vae")} <= set(kept.files)
+    assert damages(kept) == []
 
 
 def test_published_networks_stand_on_a_stable_diffusion(text_base: Path, tmp_path: Path) -> None:
