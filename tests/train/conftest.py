@@ -34,7 +34,6 @@ def everywhere(x):
 """
 _END = """
 dist.barrier()
-print("all is well", flush=True)
 os._exit(0)  # gloo's threads now and then abort an orderly interpreter exit
 """
 
@@ -128,27 +127,36 @@ def latent_recipe(tmp_path: Path, tiny_base: Path, tiny_teacher: Path) -> Callab
 
 @pytest.fixture
 def run_twice(tmp_path: Path) -> Callable[..., None]:
-    """Two processes run a program, which gets the folder of recipes, the folders given, one with a
-    picture, and one to write to; `everywhere(x)` gives it the `x` of both."""
+    """Two processes run programs, one after the other, for to start them takes longer than a run.
 
-    def run(program: str, *folders: Path) -> None:
+    A program finds the paths `recipes`, `pictures` and `output` and those given by name, as texts;
+    `everywhere(x)` gives it the `x` of both processes.
+    """
+
+    def run(programs: dict[str, str], **folders: Path) -> None:
         pytest.importorskip("accelerate", reason="the train extra is not installed")
         noise = np.random.default_rng(0).integers(0, 255, (160, 160, 3), dtype=np.uint8)
         pictures, file = tmp_path / "pictures", tmp_path / "program.py"
         pictures.mkdir()
         Image.fromarray(noise).save(pictures / "a.png")
-        file.write_text(_BEGINNING + program + _END)
+        parts = (
+            f"output = {str(tmp_path / name)!r}\n{program}\nprint('well: {name};', flush=True)\n"
+            for name, program in programs.items()
+        )
+        paths = {"recipes": RECIPES, "pictures": pictures, **folders}
+        known = "".join(f"{name} = {str(path)!r}\n" for name, path in paths.items())
+        file.write_text("\n".join((_BEGINNING, known, *parts, _END)))
         torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
-        arguments = map(str, (file, RECIPES, *folders, pictures, tmp_path / "run"))
         done = subprocess.run(
-            [*torchrun, "--nproc_per_node=2", *arguments],
+            [*torchrun, "--nproc_per_node=2", str(file)],
             capture_output=True,
             text=True,
             timeout=240,
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count("all is well") == 2
+        for name in programs:
+            assert done.stdout.count(f"well: {name};") == 2
 
     return run
 

@@ -12,7 +12,6 @@ from addsr.train.config import load_recipe
 from addsr.train.run import train_recipe
 from addsr.train.stablesr import StableSRTask
 
-recipes, base, data, output = sys.argv[1:]
 drawn, tasks = [], []
 make, noised = StableSRTask.__init__, StableSRTask.noised
 
@@ -28,7 +27,7 @@ StableSRTask.__init__, StableSRTask.noised = init, spy
 StableSRTask.flops_per_sample = lambda self: 1.0
 for steps, resume in ((1, None), (3, "latest")):
     tables = {"run": {"steps": steps, "output": output, "checkpoint_every": 1},
-              "task": {"base": base, "latent_reuse": 1}, "data": {"train": [data]}}
+              "task": {"base": base, "latent_reuse": 1}, "data": {"train": [pictures]}}
     recipe = load_recipe("stablesr", Path(recipes) / "stablesr-smoke.toml", tables)
     train_recipe(recipe, resume=resume)
 
@@ -48,7 +47,6 @@ from addsr.train.addsr import AddSRTask
 from addsr.train.config import load_recipe
 from addsr.train.run import train_recipe
 
-recipes, base, seesr, data, output = sys.argv[1:]
 tasks, drawn = [], []
 make, learn = AddSRTask.__init__, AddSRTask._learn
 
@@ -64,7 +62,7 @@ AddSRTask.__init__, AddSRTask._learn = init, spy
 AddSRTask.flops_per_sample = lambda self: 1.0
 for steps, resume in ((1, None), (2, "latest")):
     tables = {"run": {"steps": steps, "output": output, "checkpoint_every": 1},
-              "task": {"base": base, "seesr": seesr}, "data": {"train": [data]}}
+              "task": {"base": base, "seesr": seesr}, "data": {"train": [pictures]}}
     recipe = load_recipe("addsr", Path(recipes) / "addsr-smoke.toml", tables)
     train_recipe(recipe, resume=resume)
 
@@ -81,17 +79,10 @@ for numbers in drawn:
 
 
 @pytest.mark.slow
-def test_two_processes_distil_one_student(
+def test_two_processes_train_one_network_before_and_after_a_resume(
     run_twice: Callable[..., None], tmp_path: Path, tiny_base: Path
 ) -> None:
     from addsr.train.addsr_networks import write_tiny_seesr
 
     write_tiny_seesr(tmp_path / "seesr")
-    run_twice(ADDSR, tiny_base, tmp_path / "seesr")
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_network_before_and_after_a_resume(
-    run_twice: Callable[..., None], tiny_base: Path
-) -> None:
-    run_twice(STABLESR, tiny_base)
+    run_twice({"stablesr": STABLESR, "addsr": ADDSR}, base=tiny_base, seesr=tmp_path / "seesr")

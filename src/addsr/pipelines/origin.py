@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,8 @@ def keeping_origin(pipe: LatentPipeline[Any], folder: Path, variant: str | None)
         OutputError: the folder cannot be written.
     """
     try:
-        (folder / FACTS).unlink(missing_ok=True)
+        with suppress(NotADirectoryError):  # what is saved within tells
+            (folder / FACTS).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
             f"{folder / FACTS}: cannot be replaced ({error}); give another folder"
