@@ -275,7 +275,7 @@ def test_words_change_what_seesr_makes_and_are_refused_where_nobody_hears_them(
         made.append(out.read_bytes())
         out.unlink()
         shown = capsys.readouterr()
-        told = json.loads(shown.out)["files"][0]
+        told = json.loads(shown.out.splitlines()[0])
         assert told["model"] == "seesr" and told["tags"] is None
         assert "Loading weights" not in shown.err
     assert told["negative_prompt"] == "b" and len(set(made)) == 3
@@ -376,7 +376,7 @@ def test_predictions_are_looked_at_through_the_imported_tiny_decoder(
         assert main([*base.split(), decoder, "--model", "addsr-2", "-o", str(out)]) == 0
         results.append(out.read_bytes())
         out.unlink()
-        told = json.loads(capsys.readouterr().out)["files"][0]
+        told = json.loads(capsys.readouterr().out.splitlines()[0])
         assert told["refine_decoder"] == decoder
     assert results[0] != results[1]
     with pytest.raises(OptionError, match="refine_decoder: 'half' is unknown; use full or tiny"):
