@@ -63,7 +63,7 @@ PACKAGES: dict[str, set[str]] = {
     "replacing": set(),
     "plan": set(),
     "nets": ARRAYS | {"diffusers"},
-    "image": ARRAYS,
+    "image": ARRAYS | {"pyvips", "pillow_heif"},
     "data": ARRAYS,
     "metrics": ARRAYS | {"safetensors", "torchmetrics"},
     "diffusion": ARRAYS,
@@ -205,6 +205,8 @@ def test_forbidden_packages_are_imported_nowhere() -> None:
         ("diffusers", {"evaluate/foreign.py", "nets/stablesr/backbones.py"}),
         ("transformers", {"pipelines/text.py"}),
         ("torchmetrics", {"metrics/adapters.py"}),
+        ("pyvips", {"image/deep.py"}),
+        ("pillow_heif", {"image/formats.py"}),
     ],
 )
 def test_what_extras_bring_is_imported_in_known_files(package: str, places: set[str]) -> None:

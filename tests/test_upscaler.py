@@ -19,8 +19,9 @@ from torch import Tensor
 import addsr
 from addsr.engines.run import Engine, TileTooLarge
 from addsr.errors import InputError, MemoryLimitError, OptionError, OutputError
-from addsr.image.io import read_image, read_size
+from addsr.image.io import read_file, read_image, read_size, write_image
 from addsr.image.resize import resize
+from addsr.image.xmp import read_done
 from addsr.models.files import save_weights
 from addsr.models.hub import Model, load_model
 from addsr.models.registry import COMPACT
@@ -199,6 +200,105 @@ def test_transparent_edges_do_not_bleed(model: Model) -> None:
     assert np.abs(out[..., :3] - plain)[shown].max() <= 1
     assert out[0, 0, 3] == 255 and out[0, -1, 3] == 0
     assert (out[:, :, 3].mean(axis=0)[:72] == 255).all()
+
+
+@pytest.mark.parametrize("ground", ["white", "black", "magenta"])
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_a_sharp_disc_has_no_fringe_whatever_lies_below(
+    model: Model, tmp_path: Path, ground: str, suffix: str
+) -> None:
+    # the hidden colour is the strongest contrast to the disc's
+    y, x = np.mgrid[0:48, 0:48]
+    inside = (y - 23.5) ** 2 + (x - 23.5) ** 2 < 16**2
+    disc = Image.new("RGBA", (48, 48), ground)
+    disc.paste((40, 160, 90, 255), mask=Image.fromarray(inside))
+    disc.putalpha(Image.fromarray(inside.astype(np.uint8) * 255))
+    disc.save(tmp_path / f"in{suffix}", lossless=True)
+    up = Upscaler(model, dtype="fp32", scale=2)
+    result = Image.open(up(tmp_path / f"in{suffix}", tmp_path / "out.png"))
+    plain = np.asarray(up(Image.new("RGB", (48, 48), (40, 160, 90)))).astype(int)
+    out = np.asarray(result).astype(int)
+    shown = out[..., 3] > 0
+    assert np.abs(out[..., :3] - plain)[shown].max() <= 1
+    covered = (out[..., 3] / 255).sum() / 4
+    assert covered == pytest.approx(inside.sum(), rel=0.01)
+
+
+def test_a_transparent_palette_is_enlarged_without_a_fringe(model: Model, tmp_path: Path) -> None:
+    image = Image.new("P", (40, 40), 0)
+    image.putpalette([255, 0, 255, 40, 160, 90])
+    image.paste(1, (0, 0, 20, 40))
+    image.save(tmp_path / "in.gif", transparency=0)
+    out = np.asarray(Upscaler(model, dtype="fp32", scale=2)(tmp_path / "in.gif")).astype(int)
+    plain = Upscaler(model, dtype="fp32", scale=2)(Image.new("RGB", (40, 40), (40, 160, 90)))
+    shown = out[..., 3] > 0
+    assert 0.45 < shown.mean() < 0.55
+    assert np.abs(out[..., :3] - np.asarray(plain).astype(int))[shown].max() <= 1
+
+
+def test_sixteen_bits_go_through_as_floats_and_become_eight_without_bands(
+    model: Model, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyvips")
+    ramp = np.linspace(0.40, 0.43, 96)[None, :, None] * np.ones((32, 1, 3))
+    write_image((ramp * 65535).round().astype(np.uint16), tmp_path / "in.png")
+    options: dict[str, Any] = {"dtype": "fp32", "color": "wavelet", "seed": 3}
+    for name in ("out.tif", "out.png", "again.png"):
+        Upscaler(model, **options)(tmp_path / "in.png", tmp_path / name)
+    deep = read_file(tmp_path / "out.tif").pixels
+    assert isinstance(deep, np.ndarray) and deep.shape == (128, 384, 3)
+    assert len(np.unique(deep)) > 5000
+    np.testing.assert_array_equal(deep, read_file(tmp_path / "again.png").pixels)
+    eights = [
+        np.asarray(Upscaler(model, **options)(tmp_path / "in.png")).astype(float) for _ in range(2)
+    ]
+    np.testing.assert_array_equal(eights[0], eights[1])
+    difference = eights[0] - deep / 257
+    assert np.abs(difference).max() < 1.01 and abs(float(difference.mean())) < 0.01
+
+
+def test_what_was_done_is_in_the_file_and_enough_to_repeat_it(
+    weights: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "in.png"
+    Image.effect_noise((20, 24), 60).convert("RGB").save(source)
+    options: dict[str, Any] = {"scale": 2.5, "steps": 2, "fidelity": 0.25, "seed": 11}
+    Upscaler(weights, dtype="fp32", tile=80, color="adain", **options)(source, tmp_path / "a.png")
+    packet = read_file(tmp_path / "a.png").metadata.xmp
+    assert packet is not None
+    done = read_done(packet)
+    assert (
+        done["Version"] == addsr.__version__
+        and done["Weights"] == load_model(weights).metadata["sha256"]
+    )
+    again = Upscaler(
+        weights, scale=float(done["Scale"]), steps=int(done["Steps"]), color=done["Color"],
+        fidelity=float(done["Fidelity"]), seed=int(done["Seed"]), tile=int(done["Tile"]),
+        device=done["Device"], dtype={"float32": "fp32"}[done["DType"]],
+    )  # fmt: skip
+    again(source, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_file_options_reach_the_file(model: Model, tmp_path: Path) -> None:
+    source = tmp_path / "in.jpg"
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    Image.effect_noise((24, 24), 60).convert("RGB").save(source, exif=exif)
+    sizes: list[int] = []
+    for quality in (20, 95):
+        up = Upscaler(model, dtype="fp32", scale=2, quality=quality, metadata="strip")
+        up(source, tmp_path / "out.jpg")
+        sizes.append((tmp_path / "out.jpg").stat().st_size)
+        assert b"Maker" not in (tmp_path / "out.jpg").read_bytes()
+    assert sizes[0] < sizes[1] / 2
+    Upscaler(model, dtype="fp32", scale=2)(source, tmp_path / "out.jpg")
+    assert b"Maker" in (tmp_path / "out.jpg").read_bytes()
+    with pytest.raises(OptionError, match="quality: 101 is outside of 1 to 100"):
+        Upscaler(model, quality=101)
+    with pytest.raises(OutputError, match="JPEG holds 8 bits"):
+        Upscaler(model, bit_depth="16")(source, tmp_path / "deep.jpg")
+    assert not (tmp_path / "deep.jpg").exists()
 
 
 def test_orientation_is_honoured_and_the_result_is_upright(model: Model, tmp_path: Path) -> None:

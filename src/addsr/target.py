@@ -122,6 +122,15 @@ class Target:
             return f"{self.megapixels:g}mp"
         return f"x{self.factor:g}"
 
+    @property
+    def words(self) -> str | None:
+        """What was asked for besides a factor, as options; None: nothing."""
+        given = {
+            "--size": self.size, "--fit": self.fit, "--long-side": self.long_side,
+            "--megapixels": self.megapixels, "--preview": self.preview,
+        }  # fmt: skip
+        return " ".join(f"{k} {v}" for k, v in given.items() if v is not None) or None
+
     def frame(self, source: Size, name: str = "image") -> Frame:
         """What becomes of a picture of `source`, called `name` in messages.
 

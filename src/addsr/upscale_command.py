@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from .errors import InputError, OptionError
+from .image.options import USUAL_FILES, FileOptions
 from .settings import read_settings
 from .target import Target
 from .terminal import FAILED, STREAM, USUAL_TALK, Bar, BatchBar, Talk, make_folder, say
@@ -40,6 +41,9 @@ class BatchOptions:
     the same command again goes on where the last one stopped."""
     recursive: Annotated[bool, Parameter(name=["--recursive", "-r"], negative="")] = False
     """Search the folders below a folder too; results keep their places."""
+    format_name: Annotated[str | None, Parameter(name="--format")] = None
+    """png, jpg, webp, avif, heic, tif, bmp or gif, for names that -o does not give. [default: the
+    input's, png for GIF]"""
     name: str | None = None
     """Name of each result, such as {stem}_x{scale}{suffix}; also {target}, {model}, {seed}."""
     again: Annotated[bool, Parameter(negative="")] = False
@@ -73,6 +77,7 @@ def upscale(
     prompt: str = "",
     negative_prompt: str | None = None,
     refine_decoder: Literal["full", "tiny"] = "full",
+    files: Annotated[FileOptions, Parameter(name="*")] = USUAL_FILES,
     batch: BatchOptions = USUAL_BATCH,
     talk: Talk = USUAL_TALK,
 ) -> int:
@@ -81,8 +86,8 @@ def upscale(
     Parameters
     ----------
     inputs
-        Picture files (PNG, JPEG, WebP, TIFF, BMP, GIF), folders, patterns such as "photos/*.jpg",
-        or - for standard input.
+        Picture files (PNG, JPEG, WebP, AVIF, HEIC, TIFF, BMP, GIF), folders, patterns such as
+        "photos/*.jpg", or - for standard input.
     model
         compact, the name of an imported model such as addsr, seesr, stablesr or stablesr-turbo, or
         the path of a weights file or of a pipeline's folder; addsr-1 and addsr-2 are addsr in so
@@ -116,7 +121,7 @@ def upscale(
     options: dict[str, Any] = {
         "model": model, "steps": steps, "fidelity": fidelity, "color": color, "seed": seed,
         "device": device, "dtype": dtype, "tile": _side(tile), "prompt": prompt,
-        "negative_prompt": negative_prompt, "refine_decoder": refine_decoder,
+        "negative_prompt": negative_prompt, "refine_decoder": refine_decoder, **asdict(files),
     }  # fmt: skip
     if Path("-") in inputs or batch.output == STREAM:
         return _stream(inputs, target, options, batch, talk)
@@ -191,8 +196,28 @@ def _prepare(
     template = batch.name
     if template is None and target.preview is not None:
         template = _PREVIEW  # or it would take the place of the whole result
-    jobs = make_jobs(found, batch.output, target.label, template=template, values=values)
+    suffix = _wanted_suffix(batch, folder)
+    jobs = make_jobs(
+        found, batch.output, target.label, template=template, values=values, suffix=suffix
+    )
     return folder, known, jobs
+
+
+def _wanted_suffix(batch: BatchOptions, folder: Path | None) -> str | None:
+    """Of the results' names, where --format says it."""
+    from .image.formats import FORMATS
+
+    if batch.format_name is None:
+        return None
+    suffix = f".{batch.format_name.lower().removeprefix('.')}"
+    if suffix not in FORMATS:
+        known = ", ".join(one.removeprefix(".") for one in FORMATS)
+        raise OptionError(f"format: {batch.format_name!r} cannot be written; use one of {known}")
+    if batch.output not in (None, STREAM) and folder is None:
+        raise OptionError(
+            f"format: {batch.output} says it already; give -o a folder, or no --format"
+        )
+    return suffix
 
 
 def _settings_hash(up: Upscaler, options: dict[str, Any]) -> str:
@@ -355,7 +380,7 @@ def _stream(
             with source.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
         if batch.output == STREAM:
-            place = Path(folder) / f"result{_suffix(source)}"
+            place = Path(folder) / f"result{_wanted_suffix(batch, None) or _suffix(source)}"
         else:
             place = Path(batch.output or "")
         with Upscaler(target=target, progress=bar.update, **options) as up:
@@ -391,7 +416,7 @@ def _suffix(source: Path) -> str:
     """Of the format that `source` is in, where that can be written, else .png."""
     from PIL import Image
 
-    from .image.io import FORMATS
+    from .image.formats import FORMATS
 
     try:
         with Image.open(source) as image:

@@ -17,9 +17,11 @@ from .engines.memory import release_memory
 from .errors import InputError, OptionError, OutputError
 from .image.alpha import enlarge_alpha, fill_transparent
 from .image.color import ColorFix
-from .image.io import check_output, read_size, read_upright_size, write_image
-from .image.kinds import Picture, Sink, Source, accept
+from .image.io import check_output, read_size, read_upright_size, result_bits, write_image
+from .image.kinds import Picture, Source, accept
+from .image.options import BitDepth, FileOptions, IccChoice, MetadataChoice
 from .image.resize import resize_bands
+from .image.sinks import Sink
 from .plan import Plan
 from .restorers import Counter, Progress, Restorer, Wish, Words, choose
 from .restorers.base import RefineDecoder, Room
@@ -63,11 +65,36 @@ class Report:
     """Of the first picture, all passes."""
     expected_bytes: int
     seconds: float
+    scale: float
+    """By which this picture was enlarged."""
+    target: str | None = None
+    """The size or part that was asked for, where it was no factor."""
+    weights: str | None = None
+    """sha256 of the model's weights; None where none is on record."""
     prompt: str = ""
     negative_prompt: str | None = None
     tags: tuple[str, ...] | None = None
     """What a prompt extractor saw in the last picture; None: there is none."""
     refine_decoder: str = "full"
+
+    def account(self) -> dict[str, str]:
+        """What a result's XMP says about its making: all that it takes to repeat it."""
+        from . import __version__
+
+        told = {
+            "Version": __version__, "Model": self.model, "Weights": self.weights or "not recorded",
+            "Scale": f"{self.scale:.10g}", "Steps": str(self.steps),
+            "Fidelity": f"{self.fidelity:g}", "Color": self.color, "Seed": str(self.seed),
+            "Tile": str(self.tile), "Device": self.device, "DType": self.dtype,
+        }  # fmt: skip
+        more = {
+            "Target": self.target,
+            "Prompt": self.prompt or None,
+            "NegativePrompt": self.negative_prompt,
+            "Tags": None if self.tags is None else ", ".join(self.tags),
+            "RefineDecoder": None if self.refine_decoder == "full" else self.refine_decoder,
+        }
+        return told | {name: value for name, value in more.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -107,6 +134,11 @@ class Upscaler:
         negative_prompt: words to be led away from, for SeeSR; None takes its own.
         refine_decoder: what shows AddSR its predictions between steps; "tiny" takes the imported
             tiny decoder, which is quicker and changes the result.
+        quality: of JPEG, WebP, AVIF and HEIC, 1 to 100; None: 95, and 90 for AVIF and HEIC.
+        bit_depth: per channel of files: "auto" (16 where the source has them and the format holds
+            them), "8" or "16".
+        icc: "keep" the colour profile, convert to "srgb", or "strip" it.
+        metadata: "keep" writes the source's EXIF, XMP and IPTC and what was done; or "strip".
         progress: called with (done, total) while a picture is worked on.
 
     Raises:
@@ -132,9 +164,14 @@ class Upscaler:
         prompt: str = "",
         negative_prompt: str | None = None,
         refine_decoder: RefineDecoder = "full",
+        quality: int | None = None,
+        bit_depth: BitDepth = "auto",
+        icc: IccChoice = "keep",
+        metadata: MetadataChoice = "keep",
         progress: Progress | None = None,
     ) -> None:
         settings = read_settings()
+        self.files = FileOptions(quality, bit_depth, icc, metadata)
         if target is not None and scale is not None:
             raise OptionError("scale: contradicts the target; give it as Target(scale=...)")
         self.target = Target(scale=scale) if target is None else target
@@ -236,11 +273,11 @@ class Upscaler:
         opened = self.open(image)
         if dst is not None:
             self.check_place(opened, dst)
-        result = self.restore(opened)
-        if dst is not None:
-            self.write(result, opened, dst)
-            result = Path(dst)
+        result = self.restore(opened, dst)
         assert self.report is not None
+        if dst is not None:
+            self.write(result, opened, dst, self.report)
+            result = Path(dst)
         self.report = replace(
             self.report,
             output=None if dst is None else str(dst),
@@ -284,17 +321,30 @@ class Upscaler:
             raise OutputError(f"{dst}: is the input itself; give another name, originals are kept")
         height, width = opened.frame.size
         check_output(dst, width, height)
+        self._bits(opened, dst)
 
-    def restore(self, opened: Opened) -> Any:
+    def _bits(self, opened: Opened, dst: str | Path) -> int:
+        """Bits per channel of the file that the result goes to."""
+        source = opened.source
+        is_grey = source.pictures[0].layout == "L"
+        return result_bits(Path(dst), source.bits, self.files, is_grey=is_grey)
+
+    def restore(self, opened: Opened, dst: str | Path | None = None) -> Any:
         """The result for a picture from `open`, as the kind it came in; sets `report`.
+
+        Args:
+            dst: the file that `write` will write, whose format decides the bits per channel.
 
         Raises:
             MemoryLimitError: it would not fit; ModelError: the networks give no numbers.
         """
         started = time.monotonic()
         source, frame = opened.source, opened.frame
-        channels = max(len(source.pictures[0].layout), 1)
-        per_pixel = 4 if source.kind in ("path", "pil") else channels * source.bytes_per_value
+        bits = None if dst is None else self._bits(opened, dst)
+        per_pixel = 4 if bits is None or bits == 8 else 8
+        if source.kind not in ("path", "pil"):
+            layout = source.pictures[0].layout
+            per_pixel = max(per_pixel, max(len(layout), 1) * source.bytes_per_value)
         plan = self._plan(frame, per_pixel * len(source.pictures))
         _tell(opened.name, plan, self.restorer.device)
         tiles, steps = self.restorer.count(plan, self.wish(frame))
@@ -303,7 +353,7 @@ class Upscaler:
         counter.tell()
         results: list[Any] = []
         for picture in source.pictures:
-            sink = source.sink(picture, *frame.size)
+            sink = source.sink(picture, *frame.size, bits, self.seed, self.files.icc)
             self._fill(sink, _cut(picture, frame), plan, frame, counter)
             results.append(sink.result())
         counter.finish()
@@ -325,6 +375,9 @@ class Upscaler:
             tiles=tiles,
             expected_bytes=plan.host_bytes,
             seconds=round(time.monotonic() - started, 3),
+            scale=frame.scale,
+            target=self.target.words,
+            weights=self.restorer.weights,
             prompt=self.words.prompt,
             negative_prompt=self.words.negative_prompt,
             tags=self.restorer.tags,
@@ -332,13 +385,20 @@ class Upscaler:
         )
         return source.join(results)
 
-    def write(self, result: Any, opened: Opened, dst: str | Path) -> None:
+    def write(self, result: Any, opened: Opened, dst: str | Path, report: Report) -> None:
         """Writes what `restore` gave; the file appears whole or not at all.
+
+        Args:
+            report: what was done to get it, as `restore` left it.
 
         Raises:
             OutputError: an unwritable folder, a full disk.
         """
-        write_image(_as_pil(result, opened.source), dst)
+        source = opened.source
+        image = _for_file(result, source, self._bits(opened, dst), self.seed)
+        metadata = source.metadata.with_done(report.account())
+        profile = source.encoding.for_result(self.files.icc).profile
+        write_image(image, dst, self.files, metadata, profile)
 
     def _fill(
         self, sink: Sink, picture: Picture, plan: Plan, frame: Frame, counter: Counter
@@ -398,13 +458,14 @@ def _tell(name: str, plan: Plan, device: torch.device) -> None:
     )  # fmt: skip
 
 
-def _as_pil(result: Any, source: Source) -> Any:
+def _for_file(result: Any, source: Source, bits: int | None, seed: int) -> Any:
+    """A result as `write_image` takes it."""
     if source.kind in ("path", "pil"):
         return result
     # an array or tensor that is to be a file: through the same rows as everything else
     picture = accept(result).pictures[0]
     height, width = picture.size
-    sink = Source([picture], "path", None, 1).sink(picture, height, width)
+    sink = Source([picture], "path", None, 1).sink(picture, height, width, bits, seed)
     rows = picture.rgb if picture.alpha is None else torch.cat([picture.rgb, picture.alpha], dim=1)
     sink.write(rows)
     return sink.result()

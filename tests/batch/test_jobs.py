@@ -72,7 +72,7 @@ def test_results_that_differ_in_case_only_are_refused(here: Path, pair: tuple[st
         jobs(*pair, output="out")
 
 
-@pytest.mark.parametrize("output", ["o.jp2", "o.gif", "o.pgn", "out/o.PGN"])
+@pytest.mark.parametrize("output", ["o.jp2", "o.jxl", "o.pgn", "out/o.PGN"])
 def test_a_mistyped_suffix_makes_no_folder(here: Path, output: str) -> None:
     with pytest.raises(OutputError, match=r"cannot be written; use one of \.png, .*/ for a folder"):
         jobs("a.png", output=output)

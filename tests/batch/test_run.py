@@ -206,12 +206,12 @@ def test_memory_that_was_short_for_a_moment_is_tried_again_alone(
     for name in ("open", "restore"):
         usual = getattr(Upscaler, name)
 
-        def short(self: Upscaler, what: Any, *, usual: Any = usual, name: str = name) -> Any:
-            path = what if name == "open" else what.path
+        def short(self: Upscaler, *what: Any, usual: Any = usual, name: str = name) -> Any:
+            path = what[0] if name == "open" else what[0].path
             tries.append(f"{name} {path.name}")
             if path.name == ("0.png" if name == "open" else "3.png") and tries.count(tries[-1]) < 2:
                 raise MemoryLimitError("3.00 GiB are expected, 2.00 GiB are free")
-            return usual(self, what)
+            return usual(self, *what)
 
         monkeypatch.setattr(Upscaler, name, short)
     assert Batch(up, jobs_of(photos)).run().count("done") == 6
@@ -223,10 +223,10 @@ def test_memory_that_stays_short_fails_that_picture(
 ) -> None:
     usual = Upscaler.restore
 
-    def short(self: Upscaler, opened: Opened) -> Any:
+    def short(self: Upscaler, opened: Opened, dst: Path) -> Any:
         if opened.path is not None and opened.path.name == "3.png":
             raise MemoryLimitError("3.00 GiB are expected, 2.00 GiB are free")
-        return usual(self, opened)
+        return usual(self, opened, dst)
 
     monkeypatch.setattr(Upscaler, "restore", short)
     summary = Batch(up, jobs_of(photos)).run()
@@ -242,9 +242,9 @@ def test_warnings_are_told_with_the_picture_they_are_about(
     for name in ("open", "restore"):
         usual = getattr(Upscaler, name)
 
-        def noisy(self: Upscaler, what: Any, *, usual: Any = usual, name: str = name) -> Any:
-            log.warning("%s of %s", name, (what if name == "open" else what.path).name)
-            return usual(self, what)
+        def noisy(self: Upscaler, *what: Any, usual: Any = usual, name: str = name) -> Any:
+            log.warning("%s of %s", name, (what[0] if name == "open" else what[0].path).name)
+            return usual(self, *what)
 
         monkeypatch.setattr(Upscaler, name, noisy)
     for one in Batch(up, jobs_of(photos)).run().outcomes:

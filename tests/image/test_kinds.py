@@ -8,15 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from addsr.errors import InputError
+from addsr.image.io import write_image
 from addsr.image.kinds import Source, accept
+from addsr.image.sinks import PilSink
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
 
 
-def _through(image: Any) -> Any:
+def _through(image: Any, bits: int | None = None) -> Any:
     """Straight from the source into its sink, in two bands."""
     source = accept(image)
     results = []
@@ -24,7 +28,7 @@ def _through(image: Any) -> Any:
         rows = picture.rgb
         if picture.alpha is not None:
             rows = torch.cat([rows, picture.alpha], dim=1)
-        sink = source.sink(picture, *picture.size)
+        sink = source.sink(picture, *picture.size, bits)
         for band in rows.split(4, dim=-2):
             sink.write(band)
         results.append(sink.result())
@@ -94,14 +98,34 @@ def test_sixteen_bit_grey_keeps_its_fine_steps(tmp_path: Path, suffix: str) -> N
 def test_sixteen_bits_that_end_as_eight_are_told(caplog: pytest.LogCaptureFixture) -> None:
     deep = np.full((6, 9, 3), 300, np.uint16)
     assert _through(deep).dtype == np.uint16
-    accept(Image.fromarray(RGB))
+    grey = _through(Image.fromarray(deep[:, :, 0]))
+    assert grey.mode == "I;16" and grey.getpixel((0, 0)) == 300
+    _through(Image.fromarray(RGB))
     assert caplog.messages == []
-    accept(Image.fromarray(deep[:, :, 0]))
-    assert caplog.messages == ["image: has 16 bits per channel; the result has 8"]
-    caplog.clear()
     picture = accept(deep).pictures[0]  # on its way into a file, as the upscaler sends it there
     Source([picture], "path", None, 1).sink(picture, 6, 9)
-    assert caplog.messages == ["image: has 16 bits per channel; the result has 8"]
+    assert caplog.messages == ["image: has 16 bits per channel; the result has 8, dithered"]
+
+
+def test_a_dither_keeps_the_mean_the_whole_steps_and_the_seed() -> None:
+    def dithered(value: float, seed: int, bands: int) -> np.ndarray:
+        sink = PilSink("RGB", 64, 50, None, seed)
+        for rows in torch.full((1, 3, 64, 50), value).split(bands, dim=-2):
+            sink.write(rows)
+        return np.asarray(sink.result()).astype(float)
+
+    fine = dithered(100.3 / 255, 1, 64)
+    assert set(np.unique(fine)) == {100.0, 101.0} and abs(float(fine.mean()) - 100.3) < 0.02
+    np.testing.assert_array_equal(fine, dithered(100.3 / 255, 1, 7))
+    assert (fine != dithered(100.3 / 255, 2, 64)).any()
+    for whole in (0, 7, 255):
+        assert (dithered(whole / 255, 1, 64) == whole).all()
+
+
+def test_a_palette_of_greys_becomes_grey_and_one_of_colours_does_not() -> None:
+    grey = Image.fromarray(RGB).convert("L").convert("RGB").quantize(64)
+    assert _through(grey).mode == "L"
+    assert _through(Image.fromarray(RGB).quantize(64)).mode == "RGB"
 
 
 def test_float_files_are_read_in_their_own_range(tmp_path: Path) -> None:
@@ -145,3 +169,26 @@ def test_a_lazily_opened_truncated_picture_is_told(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:3000])
     with Image.open(tmp_path / "b.jpg") as image, pytest.raises(InputError, match="cut short"):
         accept(image)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 37), st.integers(1, 37),
+    st.sampled_from(["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK",
+                     "YCbCr", "HSV", "I", "I;16", "F"]),
+    st.sampled_from([".png", ".jpg", ".webp", ".tif", ".bmp", ".gif"]),
+)  # fmt: skip
+def test_every_mode_and_size_becomes_a_file(
+    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, mode: str, suffix: str
+) -> None:
+    values = np.random.default_rng(height * width).integers(0, 256, (height, width, 4), np.uint8)
+    image = Image.fromarray(values)
+    for step in {"PA": ["P", "PA"], "La": ["LA", "La"], "I;16": ["I", "I;16"]}.get(mode, [mode]):
+        image = image.convert("RGB" if step in ("HSV", "YCbCr", "CMYK") else image.mode)
+        image = image.convert("L") if step in ("I", "F", "LA") else image
+        image = image.convert(step)
+    result = _through(image, 8)
+    assert result.size == (width, height)
+    path = tmp_path_factory.mktemp("modes") / f"a{suffix}"
+    write_image(result, path)
+    assert accept(path).pictures[0].size == (height, width)

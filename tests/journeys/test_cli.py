@@ -160,6 +160,29 @@ def test_several_photos_go_into_a_folder_and_a_bad_one_stops_none(
     assert told.out.count("->") == 2
 
 
+def test_format_depth_profile_quality_and_metadata_can_be_chosen(
+    weights: str, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["upscale", str(photo), "--model", weights, "--scale", "2", "-q"]
+    strip = ["--quality", "30", "--bit-depth", "8", "--icc", "strip", "--metadata", "strip"]
+    assert main([*words, "--format", "webp", *strip]) == 0
+    with Image.open(photo.with_name("photo_x2.webp")) as image:
+        assert image.format == "WEBP" and image.size == (48, 32)
+        assert not {"exif", "xmp", "icc_profile"} & set(image.info)
+    assert main([*words, "--format", "PNG"]) == 0
+    assert b"addsr:Seed" in photo.with_name("photo_x2.png").read_bytes()
+    for wrong, message in (
+        (["--format", "psd"], "format: 'psd' cannot be written; use one of png, jpg"),
+        (["--format", "png", "-o", "a.jpg"], "format: a.jpg says it already"),
+        (["--quality", "200"], "quality: 200 is outside of 1 to 100"),
+        (["--bit-depth", "12"], "12"),
+    ):
+        assert main([*words, *wrong]) == 2
+        assert message in capsys.readouterr().err
+    assert main([*words, "--bit-depth", "16"]) == 1
+    assert "JPEG holds 8 bits per channel" in capsys.readouterr().err
+
+
 def test_without_an_output_the_result_lies_beside_the_photo(weights: str, photo: Path) -> None:
     assert main(["upscale", str(photo), "--model", weights, "--scale", "2", "-q"]) == 0
     assert read_image(photo.with_name("photo_x2.jpg")).size == (48, 32)
@@ -322,10 +345,10 @@ def test_what_was_done_before_ctrl_c_is_in_the_summary(
     Image.new("RGB", (5, 5)).save(second)
     usual = upscaler.Upscaler.restore
 
-    def interrupted(self: upscaler.Upscaler, opened: upscaler.Opened) -> object:
+    def interrupted(self: upscaler.Upscaler, opened: upscaler.Opened, dst: Path) -> object:
         if opened.path == second:
             raise KeyboardInterrupt
-        return usual(self, opened)
+        return usual(self, opened, dst)
 
     monkeypatch.setattr(upscaler.Upscaler, "restore", interrupted)
     folder = str(photo.parent / "d")

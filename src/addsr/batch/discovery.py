@@ -10,9 +10,9 @@ from pathlib import Path
 
 from addsr.errors import InputError
 from addsr.image.expanding import expand
-from addsr.image.io import FORMATS
+from addsr.image.formats import FORMATS
 
-SUFFIXES = frozenset({*FORMATS, ".gif", ".heic", ".heif", ".avif"})
+SUFFIXES = frozenset({*FORMATS, ".heif"})
 """Of the files that a folder is searched for; one that cannot be read is told like any other."""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from addsr.errors import InputError, OptionError, OutputError
-from addsr.image.io import FORMATS, output_format
+from addsr.image.formats import FORMATS, KEPT_SUFFIXES, find_format
 
 from .discovery import Found
 
@@ -47,7 +47,7 @@ def choose_folder(output: str | None, inputs: Sequence[Path]) -> Path | None:
     if output.endswith(separators) or os.path.isdir(path) or not path.suffix:
         return path
     try:
-        output_format(path)
+        find_format(path)
     except OutputError as error:
         raise OutputError(f"{error}, or {output}{os.sep} for a folder") from error
     files = len({_identity(one) for one in inputs})
@@ -87,6 +87,7 @@ def make_jobs(
     *,
     template: str | None = None,
     values: dict[str, Any] | None = None,
+    suffix: str | None = None,
 ) -> list[Job]:
     """Each input with the file it becomes; a picture that is named twice appears once.
 
@@ -97,6 +98,7 @@ def make_jobs(
         label: the target in a name (`Target.label`).
         template: the name of each result, instead.
         values: for the fields of the template besides `stem` and `suffix`.
+        suffix: of the results, in place of the inputs' own.
 
     Raises:
         OptionError: a result would take the place of an input or of another result, or a template
@@ -113,7 +115,7 @@ def make_jobs(
         path = one.path
         if output is None or folder is not None:
             place = folder if folder is None or one.inside is None else folder / one.inside
-            target = _name(path, place, label, template, values or {})
+            target = _name(path, place, label, template, values or {}, suffix)
         else:
             target = Path(output)
         original = originals.get(_identity(target))
@@ -134,11 +136,17 @@ def make_jobs(
 
 
 def _name(
-    path: Path, folder: Path | None, label: str, template: str | None, values: dict[str, Any]
+    path: Path,
+    folder: Path | None,
+    label: str,
+    template: str | None,
+    values: dict[str, Any],
+    suffix: str | None,
 ) -> Path:
     if not path.name:
         raise InputError(f"{path}: is a folder; give picture files, for example {path / '*.jpg'}")
-    suffix = path.suffix if path.suffix.lower() in FORMATS else ".png"
+    if suffix is None:
+        suffix = path.suffix if path.suffix.lower() in KEPT_SUFFIXES else ".png"
     if template is not None:
         name = template.format(**{"target": label, **values, "stem": path.stem, "suffix": suffix})
         if Path(name).suffix.lower() not in FORMATS:

@@ -245,13 +245,13 @@ class Batch:
     def _restore(self, item: _Read) -> tuple[Opened, Any]:
         if item.opened is not None:
             try:
-                return item.opened, self.upscaler.restore(item.opened)
+                return item.opened, self.upscaler.restore(item.opened, item.job.target)
             except MemoryLimitError as error:
                 log.info("%s: %s; tried once more alone", item.job.source, error)
         # results that wait hold memory; without them it may fit
         self._behind.wait(self._stop, limit=1)
         opened = item.opened or self._open(item.job)
-        return opened, self.upscaler.restore(opened)
+        return opened, self.upscaler.restore(opened, item.job.target)
 
     def _heard(self, item: _Read | _Restored) -> tuple[str, ...]:
         """The warnings about a picture so far, those of this thread included."""
@@ -279,7 +279,7 @@ class Batch:
     def _write_one(self, item: _Restored) -> None:
         job, started = item.read.job, time.monotonic()
         try:
-            self.upscaler.write(item.result, item.opened, job.target)
+            self.upscaler.write(item.result, item.opened, job.target, item.report)
         except Exception as error:
             self._end(item.read, failed(job.source, job.target, error, self._heard(item)))
             return

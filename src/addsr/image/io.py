@@ -12,41 +12,32 @@ import struct
 import warnings
 import zlib
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from addsr.errors import InputError, OutputError
+from addsr.errors import DependencyError, InputError, OutputError
 
+from . import deep
+from .formats import FORMATS, Format, check_encoder, encoder_settings, find_format, register_heif
+from .metadata import Metadata, add_tiff_tags, read_metadata, read_tiff_metadata, save_arguments
+from .options import FileOptions
 from .placing import put
 
 log = logging.getLogger(__name__)
 
-FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
-"""Suffixes that can be written, and Pillow's name of their format."""
+__all__ = ["FORMATS", "check_output", "read_file", "read_image", "read_size", "write_image"]
 
 MAX_PIXELS = 160_000_000
 """Largest picture that is opened; a small file can claim any size and fill the memory."""
 
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "PNG": {"compress_level": 4},
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"quality": 95},
-    "TIFF": {"compression": "tiff_adobe_deflate"},
-    "BMP": {},
-}
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 """EXIF's tag, and its values that swap height and width."""
-_LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
+_DEEP_GREYS = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError)
 
 
@@ -64,14 +55,101 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         return upright(image)
 
 
+@dataclass(frozen=True)
+class File:
+    """What a picture's file holds."""
+
+    pixels: Image.Image | np.ndarray
+    """Upright; uint16 `(H, W, C)` for colour of 16 bits."""
+    metadata: Metadata
+    profile: bytes | None
+    """ICC."""
+
+
+def read_file(path: str | Path, max_pixels: int = MAX_PIXELS) -> File:
+    """The picture in a file with all its bits, and what the file says about it.
+
+    Raises:
+        InputError: as `read_image`.
+        DependencyError: what reads this format is not installed.
+    """
+    path = Path(path)
+    try:
+        with _opened(path, max_pixels) as image:
+            if getattr(image, "n_frames", 1) > 1:
+                log.warning("%s: has several frames; only the first is used", path)
+            metadata, profile = read_metadata(image), image.info.get("icc_profile")
+            if _is_deep(image) and image.mode in ("CMYK", "LAB"):
+                log.warning("%s: has 16 bits per channel, 8 of them are used", path)
+            elif _is_deep(image) and image.mode not in _DEEP_GREYS:
+                if deep.has_vips():
+                    pixels = deep.read_deep(path, metadata.orientation)
+                    return File(pixels, metadata, profile)
+                log.warning(
+                    "%s: has 16 bits per channel, 8 of them are used; for all: %s",
+                    path, deep.INSTALL,
+                )  # fmt: skip
+            load(image, str(path))
+            return File(upright(image), metadata, profile)
+    except _Unidentified:
+        if not _is_tiff(path):
+            raise
+        _vips_size(path, max_pixels)
+        with path.open("rb") as file:
+            metadata, profile = read_tiff_metadata(file)
+        return File(deep.read_deep(path, metadata.orientation), metadata, profile)
+
+
 def read_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Height and width a file states, as stored (not turned); its pixels are not decoded.
 
     Raises:
         InputError: as `read_image`, as far as the head of the file shows it.
     """
-    with _opened(Path(path), max_pixels) as image:
-        return image.height, image.width
+    try:
+        with _opened(Path(path), max_pixels) as image:
+            return image.height, image.width
+    except _Unidentified:
+        if not _is_tiff(Path(path)):
+            raise
+        return _vips_size(Path(path), max_pixels)
+
+
+class _Unidentified(InputError):
+    """Pillow knows no such picture."""
+
+
+def _is_tiff(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _vips_size(path: Path, max_pixels: int) -> tuple[int, int]:
+    """Height and width of a TIFF that Pillow cannot open, from its head."""
+    try:
+        height, width = deep.read_deep_size(path)
+    except DependencyError as error:
+        raise InputError(
+            f"{path}: this kind of TIFF needs libvips; install it: {deep.INSTALL}"
+        ) from error
+    check_pixels(str(path), width, height, max_pixels)
+    return height, width
+
+
+def _open(path: Path) -> Image.Image:
+    """Pillow's `open`, with HEIC where a file is that."""
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError:
+        with path.open("rb") as file:
+            head = file.read(12)
+        if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS:
+            raise
+        try:
+            register_heif()
+        except DependencyError as error:
+            raise DependencyError(f"{path}: {error}") from error
+        return Image.open(path)
 
 
 def read_upright_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -80,12 +158,17 @@ def read_upright_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[i
     Raises:
         InputError: as `read_size`.
     """
-    with _opened(Path(path), max_pixels) as image:
-        orientation: Any = None
-        with contextlib.suppress(*_BROKEN):  # `upright` tells of a block that cannot be read
-            orientation = image.getexif().get(_ORIENTATION)
-        height, width = image.height, image.width
-        return (width, height) if orientation in _TURNED else (height, width)
+    try:
+        with _opened(Path(path), max_pixels) as image:
+            orientation: Any = None
+            with contextlib.suppress(*_BROKEN):  # `upright` tells of a block that cannot be read
+                orientation = image.getexif().get(_ORIENTATION)
+            height, width = image.height, image.width
+            return (width, height) if orientation in _TURNED else (height, width)
+    except _Unidentified:
+        if not _is_tiff(Path(path)):
+            raise
+        return _vips_size(Path(path), max_pixels)
 
 
 @contextlib.contextmanager
@@ -95,7 +178,7 @@ def _opened(path: Path, max_pixels: int) -> Generator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size warning; the check below is ours
-            with Image.open(path) as image:
+            with _open(path) as image:
                 check_pixels(str(path), image.width, image.height, max_pixels)
                 yield image
     except FileNotFoundError as error:
@@ -105,10 +188,12 @@ def _opened(path: Path, max_pixels: int) -> Generator[Image.Image]:
     except UnidentifiedImageError as error:
         empty = path.stat().st_size == 0
         what = "is empty" if empty else "is no picture in a format that can be read"
-        raise InputError(f"{path}: {what}; give PNG, JPEG, WebP, TIFF, BMP or GIF") from error
+        raise _Unidentified(
+            f"{path}: {what}; give PNG, JPEG, WebP, AVIF, HEIC, TIFF, BMP or GIF"
+        ) from error
     except Image.DecompressionBombError as error:
         raise InputError(_too_large(str(path), "", max_pixels)) from error
-    except InputError:
+    except (InputError, DependencyError):
         raise
     except _BROKEN as error:
         raise InputError(_damaged(str(path), error)) from error
@@ -128,14 +213,19 @@ def _damaged(name: str, error: BaseException) -> str:
 
 def warn_of_depth(image: Image.Image, name: str) -> None:
     """Says so where an opened picture, not yet decoded, has 16 bits: results of its kind have 8."""
+    if _is_deep(image):
+        log.warning("%s: has 16 bits per channel; the result has 8", name)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """True where an opened picture, not yet decoded, has 16 bits per channel."""
     # Pillow decodes 16-bit colour into its 8-bit modes; what stands in the file only the
     # decoder's settings tell, and those are gone once the picture is loaded
     found: list[Any] = [image.mode]
     for tile in getattr(image, "tile", []):
         found.append(tile[3] if isinstance(tile[3], str) else (tile[3] or ("",))[0])
     # BGR;16 is BMP's 16 bits for all three channels together
-    if any(";16" in str(mode) and mode != "BGR;16" for mode in found):
-        log.warning("%s: has 16 bits per channel; the result has 8", name)
+    return any(";16" in str(mode) and mode != "BGR;16" for mode in found)
 
 
 def check_pixels(name: str, width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
@@ -162,19 +252,25 @@ def upright(image: Image.Image) -> Image.Image:
         return image.copy()
 
 
-def output_format(path: str | Path) -> str:
-    """Pillow's format name for the suffix of `path`.
+def result_bits(path: str | Path, source_bits: int, files: FileOptions, *, is_grey: bool) -> int:
+    """Bits per channel of a result in `path`: 8 or 16.
 
     Raises:
-        OutputError: the suffix is none that can be written.
+        OutputError: 16 are asked for and the format does not hold them.
+        DependencyError: 16 are asked for and libvips, which writes them, is missing.
     """
-    path = Path(path)
-    try:
-        return FORMATS[path.suffix.lower()]
-    except KeyError:
-        raise OutputError(
-            f"{path}: suffix {path.suffix!r} cannot be written; use one of {', '.join(FORMATS)}"
-        ) from None
+    form = find_format(path)
+    wanted = files.bit_depth == "16" or (files.bit_depth == "auto" and source_bits == 16)
+    if files.bit_depth == "16" and not form.is_deep:
+        raise OutputError(f"{path}: {form.name} holds 8 bits per channel; write a .png or .tif")
+    if not wanted or not form.is_deep:
+        return 8
+    if is_grey or deep.has_vips():
+        return 16
+    if files.bit_depth == "16":
+        deep.vips()  # says what is missing
+    log.warning("%s: 8 bits per channel are written, for 16 install: %s", path, deep.INSTALL)
+    return 8
 
 
 def check_output(path: str | Path, width: int = 1, height: int = 1) -> None:
@@ -182,47 +278,108 @@ def check_output(path: str | Path, width: int = 1, height: int = 1) -> None:
 
     Raises:
         OutputError: unknown suffix, missing or unwritable folder, or a format with too short sides.
+        DependencyError: what writes this format is not installed.
     """
     path = Path(path)
-    name = output_format(path)
-    longest = _LONGEST_SIDE.get(name)
-    if longest is not None and max(width, height) > longest:
+    form = find_format(path)
+    check_encoder(form)
+    if form.longest_side is not None and max(width, height) > form.longest_side:
         raise OutputError(
-            f"{path}: {width} x {height} is too large for {name}, whose sides end at {longest}; "
-            "write a .png or .tif"
+            f"{path}: {width} x {height} is too large for {form.name}, whose sides end at "
+            f"{form.longest_side}; write a .png or .tif"
         )
     with _temporary(path):
         pass
 
 
-def write_image(image: Image.Image, path: str | Path) -> None:
+def write_image(
+    image: Image.Image | np.ndarray,
+    path: str | Path,
+    files: FileOptions | None = None,
+    metadata: Metadata | None = None,
+    profile: bytes | None = None,
+) -> None:
     """Writes `image` in the format of the suffix; the file appears whole or not at all.
 
-    JPEG holds no transparency: the picture is laid on white there. An ICC profile in
-    `image.info` is kept.
+    JPEG holds no transparency: the picture is laid on white there.
+
+    Args:
+        image: of Pillow, or uint16 `(H, W, C)` for PNG and TIFF.
+        metadata: of the picture before it was enlarged; corrected here for what `image` is.
+        profile: ICC; an image of Pillow may bring its own in `info`.
 
     Raises:
         OutputError: unknown suffix, unwritable folder, full disk.
+        DependencyError: what writes this format is not installed.
     """
-    path = Path(path)
-    name = output_format(path)
-    options = dict(_OPTIONS[name])
-    profile = image.info.get("icc_profile")
-    if profile and name != "BMP":
-        options["icc_profile"] = profile
-    if image.mode in ("LA", "RGBA") and name == "JPEG":
-        log.warning("%s: JPEG holds no transparency; laid on white (PNG keeps it)", path)
-        image = _on_white(image)
-    elif image.mode == "LA" and name in ("BMP", "WEBP"):
-        image = image.convert("RGBA")
+    path, files = Path(path), files or FileOptions()
+    form = find_format(path)
+    check_encoder(form)
+    is_array = isinstance(image, np.ndarray)
+    size = (image.shape[1], image.shape[0]) if is_array else image.size
+    profile = profile if is_array else profile or image.info.get("icc_profile")
+    profile = profile if form.has_profile and files.icc != "strip" else None
+    told: Metadata | None = None
+    if metadata is not None and files.metadata == "keep":
+        told = metadata.corrected(size, files.icc == "srgb" and profile is not None)
     try:
         with _temporary(path) as temporary:
-            image.save(temporary, format=name, **options)
+            if is_array:
+                deep.write_deep(image, temporary, form, told, profile)
+            else:
+                options = encoder_settings(form, files)
+                options |= save_arguments(told, form) if told is not None else {}
+                if profile:
+                    options["icc_profile"] = profile
+                with _bare(_for_format(image, form, path)) as bare:
+                    bare.save(temporary, format=form.name, **options)
+            if form.name == "TIFF" and told is not None:
+                with temporary.open("r+b") as file:
+                    add_tiff_tags(file, told)
             put(temporary, path)
-    except OutputError:
+    except (OutputError, DependencyError):
         raise
     except (OSError, ValueError) as error:
         raise OutputError(f"{path}: cannot be written ({error})") from error
+
+
+@contextlib.contextmanager
+def _bare(image: Image.Image) -> Generator[Image.Image]:
+    """`image` without `info`, out of which Pillow would write what nobody asked for."""
+    if type(image) is not Image.Image:  # an opened file has more than `info` to write from
+        image = image.copy()
+    before = image.info  # put aside and not copied with the pixels: results are large
+    image.info = {k: v for k, v in before.items() if k == "transparency"}
+    try:
+        yield image
+    finally:
+        image.info = before
+
+
+def _for_format(image: Image.Image, form: Format, path: Path) -> Image.Image:
+    """`image` in a mode that the format holds."""
+    if image.mode in ("LA", "RGBA") and not form.has_alpha:
+        log.warning("%s: %s holds no transparency; laid on white (PNG keeps it)", path, form.name)
+        return _on_white(image)
+    if form.name == "GIF" and image.mode != "P":
+        return _to_palette(image)
+    if image.mode == "LA" and form.name in ("BMP", "WEBP", "AVIF", "HEIF"):
+        return image.convert("RGBA")
+    return image
+
+
+def _to_palette(image: Image.Image) -> Image.Image:
+    """256 colours, dithered; half transparent pixels become wholly one or the other."""
+    if image.mode == "L":
+        return image
+    rgb = image.convert("RGB")
+    best = rgb.quantize(255, Image.Quantize.MEDIANCUT)
+    made = rgb.quantize(palette=best, dither=Image.Dither.FLOYDSTEINBERG)
+    if image.mode in ("LA", "RGBA"):
+        hidden = image.getchannel("A").point([255] * 128 + [0] * 128)
+        made.paste(255, mask=hidden)
+        made.info["transparency"] = 255
+    return made
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,11 +21,15 @@ from torch import Tensor
 
 from addsr.errors import InputError
 
-from .io import MAX_PIXELS, check_pixels, load, read_image, upright, warn_of_depth
+from .encoding import Encoding, convert_to_srgb, read_encoding
+from .io import MAX_PIXELS, check_pixels, load, read_file, upright
+from .metadata import Metadata, read_metadata
+from .options import IccChoice
+from .sinks import ArraySink, DeepSink, Layout, PilSink, Sink, TensorSink
 
 log = logging.getLogger(__name__)
 
-Layout = Literal["L", "LA", "RGB", "RGBA"]
+Kind = Literal["path", "pil", "array", "tensor"]
 _LAYOUTS: dict[int, Layout] = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
@@ -39,7 +43,7 @@ class Picture:
     """float32 `(1, 1, H, W)` in [0, 1], None for opaque layouts."""
     layout: Layout
     bits: int = 8
-    """Per channel of an array of whole numbers; of files and PIL images `accept` tells itself."""
+    """Per channel of what came in; 32 for floats."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -47,36 +51,64 @@ class Picture:
         return int(self.rgb.shape[-2]), int(self.rgb.shape[-1])
 
 
-class Sink(Protocol):
-    """Takes finished rows `(1, channels, rows, W)` in [0, 1] from top to bottom."""
-
-    def write(self, rows: Tensor) -> None: ...
-
-    def result(self) -> Any: ...
-
-
 @dataclass(frozen=True)
 class Source:
     """What was handed in: its pictures (several for a batch tensor) and its kind."""
 
     pictures: Sequence[Picture]
-    kind: Literal["path", "pil", "array", "tensor"]
+    kind: Kind
     original: Any
     bytes_per_value: int
     """Of one channel of one output pixel, for the memory plan."""
 
-    def sink(self, picture: Picture, height: int, width: int) -> Sink:
-        """An empty result of this kind for one of the pictures."""
+    metadata: Metadata = field(default_factory=Metadata)
+    """What the file, or the PIL image, says about the picture."""
+    encoding: Encoding = field(default_factory=Encoding)
+    name: str = "image"
+
+    @property
+    def profile(self) -> bytes | None:
+        """The ICC profile of the pictures."""
+        return self.encoding.profile
+
+    @property
+    def bits(self) -> int:
+        """Per channel of the pictures."""
+        return self.pictures[0].bits
+
+    def sink(
+        self,
+        picture: Picture,
+        height: int,
+        width: int,
+        bits: int | None = None,
+        seed: int = 0,
+        icc: IccChoice = "keep",
+    ) -> Sink:
+        """An empty result of this kind for one of the pictures.
+
+        Args:
+            bits: per channel of a file or PIL image, 8 or 16; None: what a PIL image can hold.
+            seed: of the dither, where there were more bits than there are to be.
+        """
         if self.kind == "array":
             return ArraySink(self.original, picture.layout, height, width)
         if self.kind == "tensor":
             return TensorSink(self.original, picture.layout, height, width)
-        profile: Any = self.original.info.get("icc_profile") if self.kind == "pil" else None
-        if self.kind == "path":
-            profile = self.original
-        if picture.bits > 8:  # an array on its way into a file
-            log.warning("image: has %d bits per channel; the result has 8", picture.bits)
-        return PilSink(picture.layout, height, width, profile)
+        encoding = self.encoding.for_result(icc)
+        if bits is None:
+            bits = 16 if picture.bits == 16 and picture.layout == "L" else 8
+        if bits == 16 and encoding.is_table and encoding.ends_as_srgb:
+            raise InputError(
+                f"{self.name}: its colour profile is made of tables and goes to sRGB in 8 bits "
+                "only; take --bit-depth 8, or --icc keep"
+            )
+        if bits == 16:
+            return DeepSink(picture.layout, height, width, encoding)
+        if picture.bits == 16:
+            log.warning("%s: has 16 bits per channel; the result has 8, dithered", self.name)
+        dither = seed if picture.bits > 8 else None
+        return PilSink(picture.layout, height, width, encoding, dither)
 
     def join(self, results: Sequence[Any]) -> Any:
         """The finished results as one object of this kind."""
@@ -90,16 +122,19 @@ def accept(image: Any, max_pixels: int = MAX_PIXELS) -> Source:
         InputError: an unusable file, kind, shape, dtype or value range; the message says which.
     """
     if isinstance(image, (str, Path)) or hasattr(image, "__fspath__"):
-        opened = read_image(image, max_pixels)
-        profile = _profile(opened)
-        return Source([from_pil(opened)], "path", profile, 1)
+        file = read_file(image, max_pixels)
+        if isinstance(file.pixels, np.ndarray):
+            picture = from_array(file.pixels, max_pixels)
+            return _encoded(picture, file.profile, "path", None, file.metadata, str(image))
+        picture, profile = _from_opened(file.pixels, file.profile)
+        return _encoded(picture, profile, "path", None, file.metadata, str(image))
     if isinstance(image, Image.Image):
         check_pixels("image", image.width, image.height, max_pixels)
-        warn_of_depth(image, "image")
+        metadata = read_metadata(image)
         load(image, "image")
         turned = upright(image)
-        turned.info["icc_profile"] = _profile(turned)
-        return Source([from_pil(turned)], "pil", turned, 1)
+        picture, profile = _from_opened(turned, turned.info.get("icc_profile"))
+        return _encoded(picture, profile, "pil", turned, metadata, "image")
     if isinstance(image, np.ndarray):
         return Source([from_array(image, max_pixels)], "array", image, image.dtype.itemsize)
     if isinstance(image, Tensor):
@@ -110,23 +145,47 @@ def accept(image: Any, max_pixels: int = MAX_PIXELS) -> Source:
     )
 
 
-def _profile(image: Image.Image) -> bytes | None:
-    # a CMYK or Lab profile describes numbers that are gone after conversion to RGB
-    keeps = image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA") or image.mode.startswith("I")
-    return image.info.get("icc_profile") if keeps else None
+def _from_opened(image: Image.Image, profile: bytes | None) -> tuple[Picture, bytes | None]:
+    """A `Picture` and the profile of its numbers; CMYK and Lab leave theirs behind for sRGB."""
+    if image.mode in ("CMYK", "LAB"):
+        image = convert_to_srgb(image, profile)
+        profile = image.info.get("icc_profile")
+    elif image.mode in ("YCbCr", "HSV"):
+        profile = None  # it describes numbers that are gone after conversion
+    return from_pil(
+        image, keeps_colour=bool(profile) and (profile or b"")[16:20] == b"RGB "
+    ), profile
 
 
-def from_pil(image: Image.Image) -> Picture:
-    """A `Picture` from any mode; 16-bit and float greys keep their precision up to the network."""
+def _encoded(
+    picture: Picture,
+    profile: bytes | None,
+    kind: Kind,
+    original: Any,
+    metadata: Metadata,
+    name: str,
+) -> Source:
+    """The `Source` of one picture, whose tone curve becomes sRGB's."""
+    encoding = read_encoding(profile, is_grey=picture.layout.startswith("L"))
+    picture = replace(picture, rgb=encoding.to_working(picture.rgb))
+    return Source([picture], kind, original, 1, metadata, encoding, name)
+
+
+def from_pil(image: Image.Image, *, keeps_colour: bool = False) -> Picture:
+    """A `Picture` from any mode; 16-bit and float greys keep their precision up to the network.
+
+    A palette of greys alone becomes grey unless `keeps_colour`, say for an RGB profile.
+    """
     mode = image.mode
     if mode.startswith("I") or mode == "F":
         values = np.asarray(image).astype(np.float32)
         grey = np.nan_to_num(values / _white(values, mode)).clip(0, 1)
-        return _picture(grey[:, :, None])
+        deep = mode != "I" or float(values.max(initial=0)) > 255
+        return replace(_picture(grey[:, :, None]), bits=16 if deep else 8)
     if mode in ("P", "PA", "1", "RGBa", "La") or "transparency" in image.info:
         clear = mode in ("PA", "RGBa", "La") or "transparency" in image.info
-        palette_grey = mode in ("1", "La") or (mode == "L")
-        image = image.convert(("LA" if palette_grey else "RGBA") if clear else _opaque(mode))
+        is_grey = mode in ("1", "L", "La") or (_is_grey_palette(image) and not keeps_colour)
+        image = image.convert(("LA" if clear else "L") if is_grey else "RGBA" if clear else "RGB")
     elif mode not in ("L", "LA", "RGB", "RGBA"):
         try:
             image = image.convert("RGB")
@@ -139,8 +198,12 @@ def from_pil(image: Image.Image) -> Picture:
     return _picture(values.astype(np.float32) / 255)
 
 
-def _opaque(mode: str) -> str:
-    return "L" if mode == "1" else "RGB"
+def _is_grey_palette(image: Image.Image) -> bool:
+    if image.mode not in ("P", "PA") or image.palette is None:
+        return False
+    # colours that no pixel has do not count: palettes are filled up with anything
+    used: Any = image.convert("RGB").getcolors(256)
+    return bool(used) and all(r == g == b for _, (r, g, b) in used)
 
 
 def _white(values: np.ndarray, mode: str) -> float:
@@ -172,7 +235,8 @@ def from_array(array: np.ndarray, max_pixels: int = MAX_PIXELS) -> Picture:
         raise InputError(
             f"image: an array of {array.dtype} cannot be used; give uint8, uint16 or floats ({way})"
         )
-    return _picture(_checked(torch.from_numpy(values.astype(np.float32))).numpy())
+    checked = _checked(torch.from_numpy(values.astype(np.float32)))
+    return replace(_picture(checked.numpy()), bits=32)
 
 
 def from_tensor(tensor: Tensor, max_pixels: int = MAX_PIXELS) -> list[Picture]:
@@ -194,7 +258,8 @@ def from_tensor(tensor: Tensor, max_pixels: int = MAX_PIXELS) -> list[Picture]:
         )
     values = tensor.detach().to("cpu", torch.float32)
     values = values / 255 if tensor.dtype == torch.uint8 else _checked(values)
-    return [_picture(one.permute(1, 2, 0).numpy()) for one in values]
+    bits = 8 if tensor.dtype == torch.uint8 else 32
+    return [replace(_picture(one.permute(1, 2, 0).numpy()), bits=bits) for one in values]
 
 
 def _checked(values: Tensor) -> Tensor:
@@ -221,82 +286,3 @@ def _picture(values: np.ndarray) -> Picture:
     alpha = x[:, -1:] if layout in ("LA", "RGBA") else None
     rgb = x[:, :3] if layout.startswith("RGB") else x[:, :1].expand(-1, 3, -1, -1)
     return Picture(rgb.contiguous(), alpha, layout)
-
-
-def _channels(rows: Tensor, layout: Layout) -> Tensor:
-    """RGB(A) rows reduced to the layout; grey by the weights of BT.601, as Pillow does."""
-    rows = rows.clamp(0, 1)
-    if layout.startswith("L"):
-        weights = rows.new_tensor([0.299, 0.587, 0.114])[:, None, None]
-        grey = (rows[:, :3] * weights).sum(dim=1, keepdim=True)
-        rows = torch.cat([grey, rows[:, 3:]], dim=1)
-    return rows
-
-
-def _whole(rows: Tensor, top: int) -> Tensor:
-    return (rows * top).round_().clamp_(0, top)
-
-
-class PilSink:
-    """Rows pasted into a PIL image as they come, so no second copy of the result is held."""
-
-    def __init__(self, layout: Layout, height: int, width: int, profile: bytes | None) -> None:
-        self.layout: Layout = layout
-        self.top = 0
-        self.image = Image.new(layout, (width, height))
-        if profile:
-            self.image.info["icc_profile"] = profile
-
-    def write(self, rows: Tensor) -> None:
-        values = _whole(_channels(rows, self.layout)[0].permute(1, 2, 0), 255).byte().numpy()
-        values = np.ascontiguousarray(values)
-        size = (values.shape[1], values.shape[0])
-        band = Image.frombytes(self.layout, size, values.tobytes())
-        self.image.paste(band, (0, self.top))
-        self.top += values.shape[0]
-
-    def result(self) -> Image.Image:
-        return self.image
-
-
-class ArraySink:
-    """Rows into an array of the dtype and number of axes that came in."""
-
-    def __init__(self, like: np.ndarray, layout: Layout, height: int, width: int) -> None:
-        shape = (height, width) if like.ndim == 2 else (height, width, like.shape[2])
-        self.layout: Layout = layout
-        self.top = 0
-        self.array = np.empty(shape, like.dtype)
-
-    def write(self, rows: Tensor) -> None:
-        values = _channels(rows, self.layout)[0].permute(1, 2, 0)
-        if np.issubdtype(self.array.dtype, np.integer):
-            values = _whole(values, np.iinfo(self.array.dtype).max)
-        flat = values.numpy()
-        bottom = self.top + flat.shape[0]
-        self.array[self.top : bottom] = flat[:, :, 0] if self.array.ndim == 2 else flat
-        self.top = bottom
-
-    def result(self) -> np.ndarray:
-        return self.array
-
-
-class TensorSink:
-    """Rows into a tensor `(1, C, H, W)` of the dtype and on the device that came in."""
-
-    def __init__(self, like: Tensor, layout: Layout, height: int, width: int) -> None:
-        self.layout: Layout = layout
-        self.top = 0
-        self.device = like.device
-        self.tensor = torch.empty(1, like.shape[1], height, width, dtype=like.dtype)
-
-    def write(self, rows: Tensor) -> None:
-        values = _channels(rows, self.layout)
-        if self.tensor.dtype == torch.uint8:
-            values = _whole(values, 255)
-        bottom = self.top + rows.shape[-2]
-        self.tensor[..., self.top : bottom, :] = values.to(self.tensor.dtype)
-        self.top = bottom
-
-    def result(self) -> Tensor:
-        return self.tensor.to(self.device)

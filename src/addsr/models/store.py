@@ -5,6 +5,7 @@ No torch here: `addsr models list` and the look-up of a name stay quick.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -228,6 +229,19 @@ def write_facts(model: Installed) -> None:
     """
     facts = {k: v for k, v in asdict(model).items() if k not in ("name", "folder")}
     write_json(model.folder / FACTS, {"format": FORMAT, **facts})
+
+
+def recorded_hash(folder: Path) -> str | None:
+    """sha256 over names and sha256 of all parts of an imported model; None: it was not imported.
+
+    Raises:
+        ModelError: as `read_facts`.
+    """
+    if not (folder / FACTS).is_file():
+        return None
+    parts = sorted(read_facts(folder).files.items())
+    lines = "".join(f"{part.sha256}  {name}\n" for name, part in parts)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def recorded() -> dict[str, Part]:

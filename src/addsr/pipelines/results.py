@@ -13,7 +13,9 @@ from torch import Tensor
 from addsr.errors import InputError, OptionError
 from addsr.image.alpha import enlarge_alpha
 from addsr.image.color import match_color
-from addsr.image.kinds import Picture, PilSink, accept
+from addsr.image.encoding import Encoding
+from addsr.image.kinds import Picture, accept
+from addsr.image.sinks import PilSink
 
 from .canvas import Canvas, enlarge
 from .options import Options, OutputType
@@ -34,8 +36,8 @@ class PipelineOutput:
     """What a prompt extractor saw in each picture; None: there is none."""
 
 
-def accept_all(image: Any) -> list[tuple[Picture, bytes | None]]:
-    """Every picture of what was handed in, with its colour profile.
+def accept_all(image: Any) -> list[tuple[Picture, Encoding]]:
+    """Every picture of what was handed in, with what its numbers mean.
 
     Raises:
         InputError: none, or one that cannot be used.
@@ -43,15 +45,10 @@ def accept_all(image: Any) -> list[tuple[Picture, bytes | None]]:
     given = list(image) if isinstance(image, (list, tuple)) else [image]
     if not given:
         raise InputError("image: an empty list; give at least one picture")
-    found: list[tuple[Picture, bytes | None]] = []
+    found: list[tuple[Picture, Encoding]] = []
     for one in given:
         source = accept(one)
-        profile: Any = None
-        if source.kind == "path":
-            profile = source.original
-        elif source.kind == "pil":
-            profile = source.original.info.get("icc_profile")
-        found += [(picture, profile) for picture in source.pictures]
+        found += [(picture, source.encoding) for picture in source.pictures]
     return found
 
 
@@ -83,7 +80,7 @@ def finish(
     restored: Tensor,
     rgb: Tensor,
     picture: Picture,
-    profile: bytes | None,
+    encoding: Encoding,
     canvas: Canvas,
     options: Options,
 ) -> Any:
@@ -100,7 +97,7 @@ def finish(
     if picture.alpha is not None:
         alpha = enlarge_alpha(picture.alpha, canvas.target, 0, height)
         restored = torch.cat([restored, alpha], dim=1)
-    sink = PilSink(picture.layout, height, width, profile)
+    sink = PilSink(picture.layout, height, width, encoding)
     sink.write(restored)
     return sink.result()
 

@@ -20,6 +20,7 @@ from addsr.diffusion.addsr import (
 from addsr.errors import MemoryLimitError, ModelError, OptionError
 from addsr.image.alpha import fill_transparent
 from addsr.image.color import ColorFix
+from addsr.image.encoding import Encoding
 from addsr.image.kinds import Picture
 from addsr.models.pipeline_files import TEXT_ENCODER
 from addsr.nets.seesr import ControlledUnet
@@ -356,7 +357,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             weight, embed if image_tokens is None else None, refine_decoder == "tiny"
         )
 
-        def see(picture: Picture, profile: bytes | None, seed: torch.Generator | None) -> Seen:
+        def see(picture: Picture, encoding: Encoding, seed: torch.Generator | None) -> Seen:
             rgb = picture.rgb
             if picture.alpha is not None:
                 rgb = fill_transparent(rgb, picture.alpha)
@@ -369,7 +370,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
                         self.text_encoder, tags, prompt, added_prompt, is_cut=released_quirks
                     )
                 )
-            return Seen(picture, profile, rgb, tokens, context, seed)
+            return Seen(picture, encoding, rgb, tokens, context, seed)
 
         for group in in_batches([picture.size for picture, _ in pictures], picture_batch):
             some = [see(*pictures[k], seeds[k]) for k in group]
@@ -485,7 +486,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             return list(z.cpu().split(1))
         restored = canvas.empty(stages.decode(z, (), own, stays=stays)).split(1)
         return [
-            finish(part, rgb, one.picture, one.profile, canvas, own)
+            finish(part, rgb, one.picture, one.encoding, canvas, own)
             for part, rgb, one in zip(restored, near, some, strict=True)
         ]
 

@@ -17,6 +17,7 @@ from addsr.diffusion.addsr import (
     sample_seesr_latent,
 )
 from addsr.diffusion.ddpm import start_latent
+from addsr.image.encoding import Encoding
 from addsr.image.kinds import Picture
 from addsr.nets.seesr import ConditionEncoder, ControlledUnet, encode_in_strips
 from addsr.nets.tiny_decoder import TinyDecoder, decode_in_strips
@@ -34,7 +35,7 @@ class Seen:
     """A picture before it is restored, with what is known of it."""
 
     picture: Picture
-    profile: bytes | None
+    encoding: Encoding
     rgb: Tensor
     tokens: Tensor
     context: Tensor

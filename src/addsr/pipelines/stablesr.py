@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from addsr.errors import ModelError, OptionError
 from addsr.image.alpha import fill_transparent
 from addsr.image.color import ColorFix
+from addsr.image.encoding import Encoding
 from addsr.image.kinds import Picture
 from addsr.nets.stablesr import FeatureWrapping, GuidedUnet, SftLayers, TimeAwareEncoder
 
@@ -268,15 +269,15 @@ class StableSRPipeline(LatentPipeline[Stages]):
             results,
             len(pictures),
         )
-        for (picture, profile), seed in zip(pictures, seeds, strict=True):
-            results.append(self._restore(picture, profile, options, seed, ended))
+        for (picture, encoding), seed in zip(pictures, seeds, strict=True):
+            results.append(self._restore(picture, encoding, options, seed, ended))
         images = join(results, options.output)
         return PipelineOutput(images) if return_dict else (images,)
 
     def _restore(
         self,
         picture: Picture,
-        profile: bytes | None,
+        encoding: Encoding,
         options: Options,
         generator: torch.Generator | None,
         ended: StepEnded,
@@ -300,4 +301,4 @@ class StableSRPipeline(LatentPipeline[Stages]):
         if options.output == "latent":
             return z.cpu()
         restored = canvas.empty(stages.decode(z, taps, options))
-        return finish(restored, rgb, picture, profile, canvas, options)
+        return finish(restored, rgb, picture, encoding, canvas, options)

@@ -67,6 +67,9 @@ class Restorer(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
 
+    weights: str | None
+    """sha256 that tells the weights from others; None where none is on record."""
+
     @property
     def tags(self) -> tuple[str, ...] | None:
         """What the prompt extractor saw in the last picture; None: there is none."""

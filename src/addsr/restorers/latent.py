@@ -25,7 +25,7 @@ from addsr.errors import MemoryLimitError, ModelError, OptionError
 from addsr.models.hub import PipelineFolder
 from addsr.models.pipeline_files import find_variant, find_weights
 from addsr.models.registry import ModelInfo
-from addsr.models.store import find_tagger
+from addsr.models.store import find_tagger, recorded_hash
 from addsr.pipelines import AddSRPipeline, SeeSRPipeline, StableSRPipeline
 from addsr.pipelines.stages import NotFiniteError
 from addsr.pipelines.tagger import Tagger
@@ -66,7 +66,9 @@ def choose_pipeline(
 
     def load() -> Restorer:
         pipe = load_pipeline(found, torch.device("cpu"), number).pipe
-        return LatentRestorer(_placed(pipe, where), found.info, is_own=True)
+        restorer = LatentRestorer(_placed(pipe, where), found.info, is_own=True)
+        restorer.weights = recorded_hash(found.folder)
+        return restorer
 
     return found.info, load
 
@@ -181,6 +183,7 @@ class LatentRestorer:
     def __init__(self, pipe: Pipeline, info: ModelInfo, *, is_own: bool) -> None:
         self.pipe = pipe
         self.info = info
+        self.weights: str | None = None
         self._is_own = is_own  # or it serves others too, and its type is theirs
         self._room: Room | None = None  # when the last plan was made
         self._tags: tuple[str, ...] | None = None

@@ -39,7 +39,9 @@ def choose_tiled(
     def load() -> Restorer:
         # a model that was handed in may serve others too: its own network stays as it is
         net = copy.deepcopy(loaded.net) if isinstance(model, Model) else loaded.net
-        return TiledRestorer(Engine(net, where, number), loaded.info)
+        restorer = TiledRestorer(Engine(net, where, number), loaded.info)
+        restorer.weights = loaded.metadata.get("sha256")
+        return restorer
 
     return loaded.info, load
 
@@ -50,6 +52,7 @@ class TiledRestorer:
     def __init__(self, engine: Engine, info: TiledInfo) -> None:
         self.engine = engine
         self.info = info
+        self.weights: str | None = None
         self._tile_limit: int | None = None  # after memory ran out once, for all that follows
 
     @property
