@@ -91,8 +91,8 @@ def read_file(path: str | Path, max_pixels: int = MAX_PIXELS) -> File:
                 )  # fmt: skip
             load(image, str(path))
             return File(upright(image), metadata, profile)
-    except _Unidentified:
-        if not _is_tiff(path):
+    except InputError as error:
+        if not _is_for_vips(error, path):
             raise
         _vips_size(path, max_pixels)
         with path.open("rb") as file:
@@ -109,17 +109,16 @@ def read_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
     try:
         with _opened(Path(path), max_pixels) as image:
             return image.height, image.width
-    except _Unidentified:
-        if not _is_tiff(Path(path)):
+    except InputError as error:
+        if not _is_for_vips(error, Path(path)):
             raise
         return _vips_size(Path(path), max_pixels)
 
 
-class _Unidentified(InputError):
-    """Pillow knows no such picture."""
-
-
-def _is_tiff(path: Path) -> bool:
+def _is_for_vips(error: InputError, path: Path) -> bool:
+    """Whether `error` is about a TIFF that Pillow does not know."""
+    if not isinstance(error.__cause__, UnidentifiedImageError):
+        return False
     with path.open("rb") as file:
         return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -165,8 +164,8 @@ def read_upright_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[i
                 orientation = image.getexif().get(_ORIENTATION)
             height, width = image.height, image.width
             return (width, height) if orientation in _TURNED else (height, width)
-    except _Unidentified:
-        if not _is_tiff(Path(path)):
+    except InputError as error:
+        if not _is_for_vips(error, Path(path)):
             raise
         return _vips_size(Path(path), max_pixels)
 
@@ -188,7 +187,7 @@ def _opened(path: Path, max_pixels: int) -> Generator[Image.Image]:
     except UnidentifiedImageError as error:
         empty = path.stat().st_size == 0
         what = "is empty" if empty else "is no picture in a format that can be read"
-        raise _Unidentified(
+        raise InputError(
             f"{path}: {what}; give PNG, JPEG, WebP, AVIF, HEIC, TIFF, BMP or GIF"
         ) from error
     except Image.DecompressionBombError as error:
