@@ -40,7 +40,8 @@ LAYERS: dict[str, set[str]] = {
         "batch", "upscaler", "evaluate", "target", "image", "models", "settings", "terminal", *PURE,
     },
     "doctor": {"engines", "models", "settings", *PURE},
-    "models_commands": {"pipelines", "models", "terminal", *PURE},
+    "models_commands": {"models_importing", "pipelines", "models", "terminal", *PURE},
+    "models_importing": {"pipelines", "models", "terminal", *PURE},
     "tag_command": {
         "pipelines", "image", "engines", "models", "settings", "terminal", *PURE,
     },

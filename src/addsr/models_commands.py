@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from cyclopts import App, Parameter
 
-from .errors import AddsrError, DependencyError, ModelError, OptionError
+from .errors import DependencyError, ModelError, OptionError
+from .models_importing import (
+    ask,
+    import_checkpoints,
+    import_extractor,
+    import_folder,
+    need,
+    pull_folder,
+    show_licence,
+    stages,
+    tell_part,
+)
 from .terminal import FAILED, USUAL_TALK, Bar, Talk, printable, say
-
-if TYPE_CHECKING:
-    from .models.published import Published
-    from .models.published_folders import PublishedFolder
-    from .models.store import Installed
-    from .pipelines.installing import Plan, Stage, Wish
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Flag = Annotated[bool, Parameter(negative="")]
@@ -97,11 +100,11 @@ def pull(
     if isinstance(model, PublishedFolder):
         if prediction is not None:
             raise OptionError(f"--prediction: {prediction!r} is not for {name}; leave it out")
-        return _pull_folder(model, accept_licence, dtype, force, talk, json_summary)
-    _show_licence(model)
+        return pull_folder(model, accept_licence, dtype, force, talk, json_summary)
+    show_licence(model)
     if model.is_non_commercial and not accept_licence:
-        _ask("Accept this licence?", "--accept-licence")
-    _need("diffusers")
+        ask("Accept this licence?", "--accept-licence")
+    need("diffusers")
     check_space(int(model.stored_gb * 1e9 * (2 if dtype == "fp32" else 1)))
     if talk.quiet:
         from huggingface_hub.utils import disable_progress_bars
@@ -118,7 +121,7 @@ def pull(
     from .pipelines.installing import Wish
 
     wish = Wish(variant=name, prediction=prediction, dtype=dtype, force=force)
-    return _import(paths, wish, talk, json_summary, is_download=True)
+    return import_checkpoints(paths, wish, talk, json_summary, is_download=True)
 
 
 @models.command(name="import", usage="Usage: addsr models import [OPTIONS] FILE...")
@@ -177,18 +180,18 @@ def import_files(
 
     wish = Wish(variant, name, base, prediction, tile, unet, dtype, force)
     if published_folders.takes(files):
-        return _import_folder(files, wish, talk, json_summary, is_download=False)
+        return import_folder(files, wish, talk, json_summary, is_download=False)
     if takes(files):
-        return _import_ram(files, wish, talk, json_summary)
+        return import_extractor(files, wish, talk, json_summary)
     if installing_tiny.takes_all(files):
-        with _stages(talk) as tell:
+        with stages(talk) as tell:
             model = installing_tiny.install_tiny(files, wish, tell)
-        _tell_part(
+        tell_part(
             model, "addsr upscale --model addsr --refine-decoder tiny IN.jpg", talk, json_summary
         )
         return 0
-    _need("diffusers")
-    return _import(list(files), wish, talk, json_summary, is_download=False)
+    need("diffusers")
+    return import_checkpoints(list(files), wish, talk, json_summary, is_download=False)
 
 
 @models.command
@@ -271,208 +274,13 @@ def remove(
     from .models.store import find_installed
 
     if not yes and name not in embedded_models() and (model := find_installed(name)):
-        _ask(f"Delete {model.folder} ({model.bytes / 1e9:.2f} GB)?", "--yes")
+        ask(f"Delete {model.folder} ({model.bytes / 1e9:.2f} GB)?", "--yes")
     left = placing.remove(name)
     if left:
         say(f"{name}: removed; files of others stay: {', '.join(left)}", sys.stderr)
     elif not talk.quiet:
         say(f"{name}: removed")
     return 0
-
-
-def _import(
-    files: Sequence[Path], wish: Wish, talk: Talk, json_summary: bool, *, is_download: bool
-) -> int:
-    from .pipelines.installing import install, plan_imports
-
-    done: list[Installed] = []
-    with _stages(talk) as tell:
-        plans = plan_imports(files, wish, tell)
-        for plan in plans:
-            if is_download:
-                _check_download(plan)
-            else:
-                _show_licence(plan.model)
-            done.append(install(plan, wish, on_stage=tell))
-            if not json_summary and not talk.quiet:
-                _tell_imported(done[-1], plan.model)
-    if json_summary:
-        say(json.dumps([model.to_dict() for model in done], indent=2))
-    return 0
-
-
-def _pull_folder(
-    model: PublishedFolder,
-    accept_licence: bool,
-    dtype: Literal["fp16", "fp32"],
-    force: bool,
-    talk: Talk,
-    json_summary: bool,
-) -> int:
-    from .models.download import download_folder
-    from .models.placing import check_space
-    from .pipelines.installing import Wish
-
-    _show_licence(model)
-    if model.is_non_commercial and not accept_licence:
-        _ask("Accept this licence?", "--accept-licence")
-    for package in ("diffusers", "transformers"):
-        _need(package)
-    check_space(int(model.stored_gb * 1e9 * (2 if dtype == "fp32" else 1)))
-    if talk.quiet:
-        from huggingface_hub.utils import disable_progress_bars
-
-        disable_progress_bars()
-    elif model.mirrors:
-        say(f"getting unet and controlnet from {model.mirrors[0]}", sys.stderr)
-    folder = download_folder(model)
-    wish = Wish(variant=model.name, dtype=dtype, force=force)
-    return _import_folder([folder], wish, talk, json_summary, is_download=True)
-
-
-def _import_folder(
-    files: Sequence[Path], wish: Wish, talk: Talk, json_summary: bool, *, is_download: bool
-) -> int:
-    from .models.store import find_tagger
-    from .pipelines.installing_seesr import install_seesr, plan_seesr
-
-    for package in ("diffusers", "transformers"):
-        _need(package)
-    with _stages(talk) as tell:
-        plan = plan_seesr(files, wish)
-        if is_download:
-            for path in plan.weights:
-                _check_stated(path, tell)
-        else:
-            _show_licence(plan.model)
-        model = install_seesr(plan, wish, tell)
-    if json_summary:
-        say(json.dumps([model.to_dict()], indent=2))
-    elif not talk.quiet:
-        _tell_imported(model, plan.model)
-        if find_tagger() is None:
-            say(
-                "no prompt extractor is imported, so it will see no tags: get RAM and DAPE and "
-                "`addsr models import ram_swin_large_14m.pth DAPE.pth`"
-            )
-    return 0
-
-
-def _import_ram(files: Sequence[Path], wish: Wish, talk: Talk, json_summary: bool) -> int:
-    from .pipelines.installing_ram import install_ram, plan_ram
-
-    with _stages(talk) as tell:
-        model = install_ram(plan_ram(files, wish), wish, tell)
-    _tell_part(model, f"addsr tag --model {model.name} PHOTO.jpg", talk, json_summary)
-    return 0
-
-
-def _tell_part(model: Installed, use: str, talk: Talk, json_summary: bool) -> None:
-    """What was imported and is no upscaler of its own, and what it is for."""
-    if json_summary:
-        say(json.dumps([model.to_dict()], indent=2))
-    elif not talk.quiet:
-        say(f"{model.name}: {model.licence}", sys.stderr)
-        say(f"{model.name}: imported to {model.folder} ({_size(model.bytes)})")
-        for source in model.sources:
-            say(f"  {source.name}: {source.what}")
-        say(f"use it: {use}")
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
-
-
-@contextlib.contextmanager
-def _stages(talk: Talk) -> Generator[Stage]:
-    """A bar for each thing that is done in turn."""
-    with contextlib.ExitStack() as stack:
-        bars: list[Bar] = []
-
-        def tell(what: str, done: int, total: int) -> None:
-            if not bars or bars[-1].title != what:
-                stack.close()
-                bars.append(stack.enter_context(Bar(what, shown=not talk.quiet)))
-            bars[-1].update(done, total)
-
-        yield tell
-
-
-def _check_download(plan: Plan) -> None:
-    """Refuses what differs from the sha256 that the hub stated for it."""
-    from .models.download import stated_sha256
-
-    for found in (plan.checkpoint, plan.cfw):
-        stated = found and stated_sha256(found.path)
-        if found and stated and stated != found.part.sha256:
-            raise ModelError(
-                f"{found.path}: is damaged (sha256 {found.part.sha256}, the hub states {stated}); "
-                "delete it and pull again"
-            )
-
-
-def _check_stated(path: Path, tell: Stage) -> None:
-    """Refuses a download that differs from the sha256 that the hub stated for it."""
-    from .models.download import stated_sha256
-    from .models.placing import measure
-
-    stated = stated_sha256(path)
-    if stated is None:
-        return
-    found = measure(
-        path, lambda done, total: tell(f"checking {path.name} (MB)", done >> 20, total >> 20)
-    )
-    if found.sha256 != stated:
-        raise ModelError(
-            f"{path}: is damaged (sha256 {found.sha256}, the hub states {stated}); delete it and "
-            "pull again"
-        )
-
-
-def _tell_imported(model: Installed, published: Published | PublishedFolder) -> None:
-    say(f"{model.name}: imported to {model.folder} ({model.bytes / 1e9:.2f} GB)")
-    for source in model.sources:
-        say(f"  {source.name}: {source.what}")
-    if model.base != "the checkpoint":
-        say(f"  base: {model.base}")
-    if published.note:
-        say(f"  note: {published.note}")
-    say(f"use it: addsr upscale --model {model.name} IN.jpg")
-
-
-def _show_licence(model: Published | PublishedFolder) -> None:
-    """On standard error, so that JSON stays alone on the other one."""
-    say(f"{model.name}: {model.full_licence}", sys.stderr)
-    if model.is_non_commercial:
-        say(f"  no commercial use of the model or its results: {model.licence_url}", sys.stderr)
-
-
-def _ask(question: str, flag: str) -> None:
-    """Goes on after a yes.
-
-    Raises:
-        OptionError: nobody is there to answer.
-        AddsrError: a no.
-    """
-    if not sys.stdin.isatty():
-        raise OptionError(f"{question} Nobody is there to answer; give {flag} to say yes")
-    say(f"{question} [y/N] ", sys.stderr)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise AddsrError(f"{question} The answer was no; nothing was done")
-
-
-def _need(package: str) -> None:
-    """Before gigabytes are moved.
-
-    Raises:
-        DependencyError: it is not installed.
-    """
-    from importlib.util import find_spec
-
-    if find_spec(package) is None:
-        raise DependencyError(
-            f"models over Stable Diffusion need {package}: pip install 'addsr[diffusion]'"
-        )
 
 
 def _damages(name: str, bar: Bar) -> list[str]:
