@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .pipelines import StableSRPipeline
     from .restorers import load_model
+    from .target import Target
     from .upscaler import Upscaler, upscale
 
     __version__: str
 
-__all__ = ["StableSRPipeline", "Upscaler", "__version__", "load_model", "upscale"]
+__all__ = ["StableSRPipeline", "Target", "Upscaler", "__version__", "load_model", "upscale"]
 
 # name -> module; loaded on first use, because torch takes seconds to import
 _LAZY = {
     "StableSRPipeline": ".pipelines",
+    "Target": ".target",
     "Upscaler": ".upscaler",
     "upscale": ".upscaler",
     "load_model": ".restorers",

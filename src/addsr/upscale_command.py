@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from .errors import InputError, OptionError
+from .errors import OptionError
 from .image.options import USUAL_FILES, FileOptions
 from .settings import read_settings
 from .target import Target
@@ -123,6 +123,11 @@ def upscale(
         "device": device, "dtype": dtype, "tile": _side(tile), "prompt": prompt,
         "negative_prompt": negative_prompt, "refine_decoder": refine_decoder, **asdict(files),
     }  # fmt: skip
+    if batch.compare and (target.preview is not None or target.fit == "cover"):
+        raise OptionError(
+            "compare: lays the whole input under the result; leave out --compare, or --preview and "
+            "--fit cover"
+        )
     if Path("-") in inputs or batch.output == STREAM:
         return _stream(inputs, target, options, batch, talk)
     return _work(inputs, target, options, batch, talk)
@@ -258,7 +263,7 @@ def _run(
     bar = BatchBar("upscaling", shown=not talk.quiet)
 
     def tell(outcome: Outcome) -> None:
-        if batch.compare and outcome.state == "done":
+        if batch.compare and outcome.state in ("done", "skipped"):
             _compare(outcome)
         with bar.aside():
             if batch.json_lines:
@@ -330,6 +335,8 @@ def _compare(outcome: Outcome) -> None:
     from .evaluate.compare import write_compare_page
 
     page = outcome.target.with_name(f"{outcome.target.name}.compare.html")
+    if outcome.state == "skipped" and page.exists():
+        return
     try:
         write_compare_page([outcome.source, outcome.target], page)
     except AddsrError as error:
@@ -370,6 +377,13 @@ def _stream(
     _check_stream(inputs, batch)
     from .upscaler import Upscaler
 
+    suffix = _wanted_suffix(batch, None)
+    if inputs != [Path("-")]:
+        from .image.expanding import expand
+
+        inputs = expand(inputs)
+        if len(inputs) > 1:
+            raise OptionError(f"output: - takes one picture and {len(inputs)} are given; give one")
     with (
         tempfile.TemporaryDirectory(prefix="addsr-") as folder,
         Bar("upscaling", shown=not talk.quiet) as bar,
@@ -380,7 +394,7 @@ def _stream(
             with source.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
         if batch.output == STREAM:
-            place = Path(folder) / f"result{_wanted_suffix(batch, None) or _suffix(source)}"
+            place = Path(folder) / f"result{suffix or _suffix(source)}"
         else:
             place = Path(batch.output or "")
         with Upscaler(target=target, progress=bar.update, **options) as up:
@@ -413,14 +427,10 @@ def _check_stream(inputs: list[Path], batch: BatchOptions) -> None:
 
 
 def _suffix(source: Path) -> str:
-    """Of the format that `source` is in, where that can be written, else .png."""
-    from PIL import Image
+    """Of the format that `source` is in, where results are kept in it, else .png."""
+    from .image.formats import FORMATS, KEPT_SUFFIXES
+    from .image.io import read_format
 
-    from .image.formats import FORMATS
-
-    try:
-        with Image.open(source) as image:
-            found = image.format
-    except Exception as error:
-        raise InputError("standard input: is no picture in a format that can be read") from error
-    return next((suffix for suffix, name in FORMATS.items() if name == found), ".png")
+    found = read_format(source)
+    kept = (one for one, name in FORMATS.items() if name == found and one in KEPT_SUFFIXES)
+    return next(kept, ".png")

@@ -171,7 +171,11 @@ class Upscaler:
         progress: Progress | None = None,
     ) -> None:
         settings = read_settings()
-        self.files = FileOptions(quality, bit_depth, icc, metadata)
+        depth: Any = str(bit_depth)  # 8 and 16 are numbers to whoever calls from Python
+        self.files = FileOptions(quality, depth, icc, metadata)
+        given: Any = target  # a text is what people try first
+        if given is not None and not isinstance(given, Target):
+            raise OptionError(f"target: {target!r} is none; give addsr.Target(size={target!r})")
         if target is not None and scale is not None:
             raise OptionError("scale: contradicts the target; give it as Target(scale=...)")
         self.target = Target(scale=scale) if target is None else target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from addsr.image.io import read_file, read_image, read_size, result_bits, write_
 from addsr.image.kinds import accept
 from addsr.image.metadata import Metadata
 from addsr.image.options import FileOptions
+from addsr.image.xmp import read_done
 
 
 @pytest.fixture
@@ -155,3 +157,23 @@ def test_options_name_field_value_and_what_is_allowed() -> None:
     ):
         with pytest.raises(OptionError, match=message):
             FileOptions(**options)  # type: ignore[arg-type]
+
+
+def test_a_png_of_16_bits_says_what_it_is_told_and_nothing_else(tmp_path: Path) -> None:
+    pytest.importorskip("pyvips")
+    values = np.zeros((4, 6, 3), np.uint16)
+    source = tmp_path / "source.jpg"
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    Image.new("RGB", (6, 4)).save(source, exif=exif, dpi=(300, 300))
+    told = replace(read_file(source).metadata, done={"Prompt": "ein Hé 😀"})
+    write_image(values, tmp_path / "a.png", None, told)
+    with Image.open(tmp_path / "a.png") as image:
+        image.load()
+        assert image.getexif()[0x010F] == "Maker" and round(image.info["dpi"][0]) == 300
+        assert read_done(image.info["xmp"])["Prompt"] == "ein Hé 😀"
+    write_image(values, tmp_path / "b.png", FileOptions(metadata="strip"), Metadata())
+    with Image.open(tmp_path / "b.png") as image:
+        image.load()
+        assert not {"exif", "dpi", "xmp"} & image.info.keys() and not image.getexif()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "source.jpg"]

@@ -13,7 +13,14 @@ import pytest
 from PIL import Image
 
 from addsr.errors import InputError, OutputError
-from addsr.image.io import FORMATS, check_output, read_image, read_size, write_image
+from addsr.image.io import (
+    FORMATS,
+    check_output,
+    read_image,
+    read_size,
+    read_upright_size,
+    write_image,
+)
 
 
 def _photo(width: int = 20, height: int = 12) -> Image.Image:
@@ -232,3 +239,22 @@ def test_a_folder_without_write_permission_is_told(
     monkeypatch.setattr(Path, "open", denied)  # permission bits do not bind a root user
     with pytest.raises(OutputError, match=r"cannot be written .Permission denied.; choose another"):
         check_output(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGB", "I;16"])
+@pytest.mark.parametrize("compression", [None, "tiff_adobe_deflate"])
+def test_a_turned_tiff_is_read_upright_however_it_is_stored(
+    mode: str, compression: str | None, tmp_path: Path
+) -> None:
+    ramp = Image.linear_gradient("L").resize((24, 10))
+    stored = ramp.convert("I").convert("I;16") if mode == "I;16" else ramp.convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter to the right
+    path = tmp_path / "turned.tif"
+    stored.save(path, exif=exif, compression=compression)
+    got = read_image(path)
+    assert got.size == (10, 24) and read_upright_size(path) == (24, 10)
+    wanted = stored.convert("L") if mode in ("CMYK", "P") else stored
+    wanted = wanted.transpose(Image.Transpose.ROTATE_270)
+    got = got.convert("L") if mode in ("CMYK", "P") else got
+    assert np.array_equal(np.asarray(got), np.asarray(wanted))

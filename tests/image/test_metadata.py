@@ -189,3 +189,8 @@ def test_a_resolution_that_states_only_a_shape_is_none(tmp_path: Path) -> None:
     photo().save(tmp_path / "b.tif")
     with Image.open(tmp_path / "b.tif") as image:
         assert read_metadata(image).dpi is None
+
+
+def test_characters_that_xml_cannot_hold_do_not_cost_the_rest() -> None:
+    packet = correct_xmp(None, (2, 2), "addsr", {"Prompt": "a\x01b\ud800", "Seed": "1"})
+    assert read_done(packet) == {"Prompt": "a\ufffdb\ufffd", "Seed": "1"}

@@ -216,6 +216,33 @@ def test_compare_writes_a_page_beside_each_result(photos: Path) -> None:
     assert main(["upscale", "photos/a.jpg", "-o", "out", "--compare", "-q"]) == 0
     page = Path("out/a.jpg.compare.html").read_text(encoding="utf-8")
     assert "compare-data" in page and "a.jpg" in page
+    Path("out/a.jpg.compare.html").unlink()
+    assert main(["upscale", "photos/a.jpg", "-o", "out", "--compare", "-q"]) == 0  # done before
+    assert Path("out/a.jpg.compare.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("photos/a.jpg --compare --preview 0,0,4,4", "compare: lays the whole input under"),
+        ("photos/a.jpg --compare --size 90x90 --fit cover", "compare: lays the whole input under"),
+        ("photos/a.jpg -o out --name {{stem}}.png --format jpg", "name: a.png and --format jpg"),
+        ("photos/a.jpg -o b.png --format jpg", "format: b.png says it already"),
+        ("photos/* -o -", "output: - takes one picture and"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    photos: Path, words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["upscale", *words.format().split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_goes_to_standard_output_says_what_is_wrong_with_a_file(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["upscale", "none.png", "-o", "-"]) == 1
+    assert "none.png: no such file" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -13,8 +13,6 @@ from addsr.train.dape import DapeTask
 from addsr.train.run import train_recipe
 from addsr.train.seesr import SeeSRTask
 
-recipes, base, tagger, data, output = sys.argv[1:]
-
 for name, kind, task in (
     ("dape", DapeTask, {}),
     ("seesr", SeeSRTask, {"base": base, "latent_reuse": 1, "prompt_dropout": 0.5}),
@@ -36,7 +34,7 @@ for name, kind, task in (
     setattr(sys.modules[kind.__module__], kind.__name__, Spied)
     for steps, resume in ((1, None), (2, "latest")):
         tables = {"run": {"steps": steps, "output": f"{output}/{name}", "checkpoint_every": 1},
-                  "task": {"tagger": tagger, **task}, "data": {"train": [data]}}
+                  "task": {"tagger": tagger, **task}, "data": {"train": [pictures]}}
         recipe = load_recipe(name, Path(recipes) / f"{name}-smoke.toml", tables)
         train_recipe(recipe, resume=resume)
     assert len(drawn) == 4  # two steps of two passes
@@ -55,4 +53,4 @@ assert Path(output, "seesr", "prompts", f"tags-{dist.get_rank()}.json").is_file(
 def test_two_processes_train_seesr_and_its_extractor(
     run_twice: Callable[..., None], text_base: Path, tiny_tagger: Path
 ) -> None:
-    run_twice(PROGRAM, text_base, tiny_tagger)
+    run_twice({"both": PROGRAM}, base=text_base, tagger=tiny_tagger)

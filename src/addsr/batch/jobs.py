@@ -145,12 +145,19 @@ def _name(
 ) -> Path:
     if not path.name:
         raise InputError(f"{path}: is a folder; give picture files, for example {path / '*.jpg'}")
+    is_wanted = suffix is not None
     if suffix is None:
         suffix = path.suffix if path.suffix.lower() in KEPT_SUFFIXES else ".png"
     if template is not None:
         name = template.format(**{"target": label, **values, "stem": path.stem, "suffix": suffix})
-        if Path(name).suffix.lower() not in FORMATS:
+        own = Path(name).suffix.lower()
+        if own not in FORMATS:
             name += suffix
+        elif is_wanted and FORMATS[own] != FORMATS[suffix.lower()]:
+            raise OptionError(
+                f"name: {name} and --format {suffix.removeprefix('.')} contradict each other; end "
+                "the template with {suffix}, or leave one out"
+            )
         _check_name(name, path)
         return (path.parent if folder is None else folder) / name
     if folder is None or _identity(folder) == _identity(path.parent):

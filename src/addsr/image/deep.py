@@ -14,6 +14,7 @@ from addsr.errors import DependencyError, InputError, OutputError
 
 from .formats import Format
 from .metadata import Metadata
+from .png_chunks import set_png_chunks
 
 INSTALL = "pip install 'addsr[deep]'"
 _TURNS = {
@@ -117,16 +118,15 @@ def write_deep(
     blob = pyvips.GValue.blob_type
     if profile:
         image.set_type(blob, "icc-profile-data", profile)
-    if metadata is not None and form.name == "PNG":
-        if metadata.exif is not None:
-            image.set_type(blob, "exif-data", metadata.exif.tobytes())
-        if metadata.xmp:
-            image.set_type(blob, "xmp-data", metadata.xmp)
     try:
         if form.name == "PNG":
-            image.pngsave(str(path), bitdepth=16, compression=form.settings["compress_level"])
+            # libvips makes up EXIF and writes XMP where no other program looks for it
+            image.pngsave(
+                str(path), bitdepth=16, compression=form.settings["compress_level"], keep="icc"
+            )
+            set_png_chunks(path, metadata)
         else:
-            image.tiffsave(str(path), compression="deflate", predictor="horizontal")
+            image.tiffsave(str(path), compression="deflate", predictor="horizontal", keep="icc")
     except pyvips.Error as error:
         raise OutputError(f"{path}: cannot be written ({_one_line(error)})") from error
 

@@ -36,6 +36,8 @@ MAX_PIXELS = 160_000_000
 
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 """EXIF's tag, and its values that swap height and width."""
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_PNG_EXIF = {"exif", "Raw profile type exif"}
 _DEEP_GREYS = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError)
@@ -78,10 +80,11 @@ def read_file(path: str | Path, max_pixels: int = MAX_PIXELS) -> File:
         with _opened(path, max_pixels) as image:
             if getattr(image, "n_frames", 1) > 1:
                 log.warning("%s: has several frames; only the first is used", path)
+            is_deep = _is_deep(image)  # first: a PNG is decoded in search of its EXIF
             metadata, profile = read_metadata(image), image.info.get("icc_profile")
-            if _is_deep(image) and image.mode in ("CMYK", "LAB"):
+            if is_deep and image.mode in ("CMYK", "LAB"):
                 log.warning("%s: has 16 bits per channel, 8 of them are used", path)
-            elif _is_deep(image) and image.mode not in _DEEP_GREYS:
+            elif is_deep and image.mode not in _DEEP_GREYS:
                 if deep.has_vips():
                     pixels = deep.read_deep(path, metadata.orientation)
                     return File(pixels, metadata, profile)
@@ -113,6 +116,29 @@ def read_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
         if not _is_for_vips(error, Path(path)):
             raise
         return _vips_size(Path(path), max_pixels)
+
+
+def read_format(path: str | Path) -> str | None:
+    """Pillow's name for the format of the picture in a file.
+
+    Raises:
+        InputError: as `read_image`, as far as the head of the file shows it.
+    """
+    path = Path(path)
+    try:
+        with _opened(path, MAX_PIXELS) as image:
+            return image.format
+    except InputError as error:
+        if not _is_for_vips(error, path):
+            raise
+        return "TIFF"
+
+
+def _stored_size(image: Any) -> tuple[int, int]:
+    """Height and width before any turning; of a TIFF Pillow tells those after it."""
+    if image.format != "TIFF":
+        return image.height, image.width
+    return int(image.tag_v2[_TIFF_HEIGHT]), int(image.tag_v2[_TIFF_WIDTH])
 
 
 def _is_for_vips(error: InputError, path: Path) -> bool:
@@ -160,9 +186,11 @@ def read_upright_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[i
     try:
         with _opened(Path(path), max_pixels) as image:
             orientation: Any = None
-            with contextlib.suppress(*_BROKEN):  # `upright` tells of a block that cannot be read
-                orientation = image.getexif().get(_ORIENTATION)
-            height, width = image.height, image.width
+            # a PNG that does not say it in its head would be decoded for it
+            if image.format != "PNG" or _PNG_EXIF & image.info.keys():
+                with contextlib.suppress(*_BROKEN):  # `upright` tells of what cannot be read
+                    orientation = image.getexif().get(_ORIENTATION)
+            height, width = _stored_size(image)
             return (width, height) if orientation in _TURNED else (height, width)
     except InputError as error:
         if not _is_for_vips(error, Path(path)):
@@ -200,10 +228,18 @@ def _opened(path: Path, max_pixels: int) -> Generator[Image.Image]:
 
 def load(image: Image.Image, name: str) -> None:
     """Decodes an opened picture; InputError where its data are damaged or cut short."""
+    # Pillow maps an uncompressed TIFF into memory with the sides of the turned picture and turns it
+    # then; what has no name is read and not mapped
+    path = getattr(image, "filename", None)
+    if image.format == "TIFF" and path:
+        image.filename = ""  # type: ignore[attr-defined]
     try:
         image.load()
     except _BROKEN as error:
         raise InputError(_damaged(name, error)) from error
+    finally:
+        if image.format == "TIFF" and path:
+            image.filename = path  # type: ignore[attr-defined]
 
 
 def _damaged(name: str, error: BaseException) -> str:

@@ -6,6 +6,7 @@ ISO 16684-1 (XMP); digital source type: IPTC Photo Metadata Standard and its New
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from xml.dom import minidom
 from xml.parsers.expat import ExpatError
@@ -30,6 +31,10 @@ _STALE = {
 }  # fmt: skip
 _EMPTY = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}"/></x:xmpmeta>'
 _HEAD = '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+
+
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 cannot hold in any way."""
 
 
 def correct_xmp(
@@ -58,7 +63,7 @@ def correct_xmp(
     ):
         own.setAttributeNS(_XMLNS, f"xmlns:{prefix}", space)
         for name, value in values.items():
-            own.setAttributeNS(space, f"{prefix}:{name}", value)
+            own.setAttributeNS(space, f"{prefix}:{name}", _NO_XML.sub("\ufffd", value))
     root.appendChild(own)
     body = document.documentElement
     assert body is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import NoneType
@@ -77,6 +78,13 @@ class ModelInfo:
         Raises:
             OptionError: the model hears no such words.
         """
+        for name, words in (("prompt", prompt), ("negative_prompt", negative_prompt or "")):
+            odd = (c for c in words if unicodedata.category(c) in ("Cc", "Cs"))
+            strange = [c for c in odd if c not in "\n\t"]
+            if strange:
+                raise OptionError(
+                    f"{name}: holds U+{ord(strange[0]):04X}, which is no letter; leave it out"
+                )
         if prompt and not self.takes_prompt:
             raise OptionError(f"prompt: model {self.name} hears no words; leave --prompt out")
         if negative_prompt is not None and not self.takes_negative_prompt:
