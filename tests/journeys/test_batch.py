@@ -152,6 +152,14 @@ def test_what_is_cut_and_stretched_lies_where_it_belongs(photos: Path) -> None:
     assert np.asarray(read_image("part.png"))[..., 3].max() == 0
 
 
+def test_a_dry_run_foresees_what_the_format_does_not_hold(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["upscale", "photos/a.jpg", "-o", "out", "--dry-run", "--bit-depth", "16"]
+    assert main(words) == 1
+    assert "JPEG holds 8 bits per channel; write a .png or .tif" in capsys.readouterr().err
+
+
 def test_a_dry_run_tells_all_and_does_nothing(
     photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -417,3 +417,8 @@ def test_the_one_call_form_takes_a_name(tmp_path: Path) -> None:
     Image.new("RGB", (5, 6), "red").save(tmp_path / "in.jpg")
     out = addsr.upscale(tmp_path / "in.jpg", tmp_path / "o.png", model="stablesr", scale=2, steps=1)
     assert read_image(out).size == (10, 12)
+
+
+def test_a_model_that_is_handed_in_knows_its_weights_as_one_by_name_does() -> None:
+    by_name, by_hand = upscaler(is_own=True), upscaler()
+    assert by_hand.restorer.weights == by_name.restorer.weights is not None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from addsr.errors import AddsrError, OptionError
-from addsr.image.io import read_upright_size
+from addsr.image.io import read_upright_size, result_bits
 from addsr.models.registry import TiledInfo
 from addsr.plan import Plan
 from addsr.restorers import Counter, Wish
@@ -141,6 +141,8 @@ def forecast(
                     continue
             size = read_upright_size(job.source)
             frame = up.target.frame(size, str(job.source))
+            # of grey, for what a picture's channels are is not known before it is decoded
+            result_bits(job.target, 8, up.files, is_grey=True)
             plan = up.plan(size)
         except AddsrError as error:
             yield Forecast(job.source, job.target, "failed", error=str(error))

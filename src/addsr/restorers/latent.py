@@ -55,6 +55,8 @@ class PipelineModel:
     info: ModelInfo
     metadata: dict[str, Any]
     """Its `model_index.json`."""
+    weights: str | None = None
+    """sha256 over the imported files, as `recorded_hash` gives it."""
 
 
 def choose_pipeline(
@@ -65,9 +67,9 @@ def choose_pipeline(
     number = choose_latent_dtype(dtype, where)
 
     def load() -> Restorer:
-        pipe = load_pipeline(found, torch.device("cpu"), number).pipe
-        restorer = LatentRestorer(_placed(pipe, where), found.info, is_own=True)
-        restorer.weights = recorded_hash(found.folder)
+        model = load_pipeline(found, torch.device("cpu"), number)
+        restorer = LatentRestorer(_placed(model.pipe, where), found.info, is_own=True)
+        restorer.weights = model.weights
         return restorer
 
     return found.info, load
@@ -97,7 +99,13 @@ def handed_in(
             f"dtype: the pipeline handed in is in {_short(pipe.dtype)}; change it with pipe.to(), "
             "or give the model's name"
         )
-    return model.info, lambda: LatentRestorer(pipe, model.info, is_own=False)
+
+    def load() -> Restorer:
+        restorer = LatentRestorer(pipe, model.info, is_own=False)
+        restorer.weights = model.weights
+        return restorer
+
+    return model.info, load
 
 
 def load_pipeline(
@@ -137,7 +145,8 @@ def load_pipeline(
     pipe.config = replace(pipe.config, steps=found.info.default_steps)
     if found.info.kind == "stablesr-turbo":
         pipe.config = replace(pipe.config, spacing="trailing")
-    return PipelineModel(_moved(pipe, device), found.info, found.index)
+    weights = recorded_hash(found.folder)
+    return PipelineModel(_moved(pipe, device), found.info, found.index, weights)
 
 
 def _load_tagger(dtype: torch.dtype | None) -> Tagger | None:
