@@ -324,6 +324,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     end = time.monotonic() + 60 * options.minutes
     device = torch.device(options.device)
+    if device.type == "cuda" and device.index is None:  # torch limits the memory of a numbered one
+        device = torch.device("cuda", torch.cuda.current_device())
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     # what cuDNN tries needs memory of its own, which says nothing of the training
     torch.backends.cudnn.benchmark = not options.budgets

@@ -21,7 +21,8 @@ def render(data: dict[str, Any]) -> str:
         "time. w is the gate of the low-resolution skip in the decoder, the role of StableSR's "
         "feature wrapping. Made by `python benchmarks/time_aware.py`; the figures of every picture "
         "are in [time-aware.json](time-aware.json). No colour fix; these rows do not compare with "
-        "those above, which are distilled.\n",
+        "those above, which are distilled. What follows from the figures is in the "
+        "[training log](training-log.md).\n",
         "| | steps of training | crops | parameters | GMAC a step, 128 -> 512 |",
         "|---|---:|---:|---:|---:|",
     ]
