@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .upscaler import Upscaler
 
 USUAL_TARGET = Target()
-_PREVIEW = "{stem}_preview_{target}{suffix}"
+_PREVIEW = "{stem}_preview-{preview}_{target}{suffix}"
 
 
 @Parameter(name="*")
@@ -45,7 +45,8 @@ class BatchOptions:
     """png, jpg, webp, avif, heic, tif, bmp or gif, for names that -o does not give. [default: the
     input's, png for GIF]"""
     name: str | None = None
-    """Name of each result, such as {stem}_x{scale}{suffix}; also {target}, {model}, {seed}."""
+    """Name of each result, such as {stem}_x{scale}{suffix}; also {target}, {model}, {seed} and
+    {preview}."""
     again: Annotated[bool, Parameter(negative="")] = False
     """Do everything again, also what is done already."""
     fail_fast: Annotated[bool, Parameter(negative="")] = False
@@ -197,6 +198,7 @@ def _prepare(
         "scale": target.label if target.is_sized else f"{target.factor:g}",
         "model": Path(options["model"] or read_settings().model).name,
         "seed": options["seed"],
+        "preview": (target.preview or "whole").replace(",", "-"),
     }
     template = batch.name
     if template is None and target.preview is not None:

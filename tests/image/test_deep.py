@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from addsr.errors import DependencyError, InputError, OptionError, OutputError
-from addsr.image.io import read_file, read_image, read_size, result_bits, write_image
+from addsr.image.io import (
+    read_file,
+    read_image,
+    read_size,
+    read_upright_size,
+    result_bits,
+    write_image,
+)
 from addsr.image.kinds import accept
 from addsr.image.metadata import Metadata
 from addsr.image.options import FileOptions
@@ -177,3 +185,67 @@ def test_a_png_of_16_bits_says_what_it_is_told_and_nothing_else(tmp_path: Path) 
         image.load()
         assert not {"exif", "dpi", "xmp"} & image.info.keys() and not image.getexif()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "source.jpg"]
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "bmp", "jpg"])
+@pytest.mark.parametrize("choice", ["keep", "strip"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_no_resolution_is_stated_where_none_is_known(
+    tmp_path: Path, suffix: str, choice: Any, bits: int
+) -> None:
+    values: Any = np.zeros((4, 6, 3), np.uint16)
+    if bits == 8 or suffix in ("bmp", "jpg"):
+        values = Image.new("RGB", (6, 4))
+    else:
+        pytest.importorskip("pyvips")
+    path = tmp_path / f"a.{suffix}"
+    write_image(values, path, FileOptions(metadata=choice), Metadata())
+    assert read_file(path).metadata.dpi is None
+    with Image.open(path) as image:
+        if suffix != "jpg":  # Pillow makes one up for those; 1 and 0 are its unknown ones
+            assert max(image.info.get("dpi", (0, 0))) <= 1
+        assert not {282, 283, 296} & dict(getattr(image, "tag_v2", {})).keys()
+    assert read_size(path) == (4, 6)
+
+
+def test_a_jpeg_that_states_no_resolution_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    Image.new("RGB", (6, 4)).save(path, exif=exif)
+    data = path.read_bytes()
+    assert data[2:4] == b"\xff\xe0"  # as cameras write them, without JFIF's head
+    path.write_bytes(data[:2] + data[4 + int.from_bytes(data[4:6], "big") :])
+    with Image.open(path) as image:
+        assert image.info["dpi"] == (72, 72) and "jfif" not in image.info
+    assert read_file(path).metadata.dpi is None
+    exif[0x011A], exif[0x011B], exif[0x0128] = 300.0, 300.0, 2
+    Image.new("RGB", (6, 4)).save(path, exif=exif)
+    assert read_file(path).metadata.dpi == (300, 300)
+
+
+def test_a_resolution_that_is_known_is_kept_in_16_bits(tmp_path: Path) -> None:
+    pytest.importorskip("pyvips")
+    values = np.zeros((4, 6, 3), np.uint16)
+    write_image(values, tmp_path / "a.tif", None, Metadata(dpi=(300, 72)))
+    assert read_file(tmp_path / "a.tif").metadata.dpi == (300, 72)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("is_big", [False, True])
+def test_the_size_of_a_tiff_that_only_libvips_opens_is_told_as_it_will_be_read(
+    tmp_path: Path, turn: int, is_big: bool
+) -> None:
+    pyvips = pytest.importorskip("pyvips")
+    image = pyvips.Image.new_from_array(np.full((4, 6, 3), 0.5, np.float32))
+    image = image.copy(interpretation="rgb").copy()
+    image.set_type(pyvips.GValue.gint_type, "orientation", turn)
+    path = tmp_path / "a.tif"
+    image.tiffsave(str(path), bigtiff=is_big)
+    with pytest.raises(InputError):
+        read_image(path)  # Pillow does not
+    found = read_file(path)
+    assert found.metadata.orientation == turn
+    assert isinstance(found.pixels, np.ndarray)
+    assert read_upright_size(path) == found.pixels.shape[:2]
+    assert read_size(path) == (4, 6)

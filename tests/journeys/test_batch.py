@@ -115,9 +115,14 @@ def test_names_follow_the_template(photos: Path) -> None:
 def test_a_preview_does_not_take_the_place_of_the_whole_result(photos: Path) -> None:
     words = ["upscale", "photos/a.jpg", "-q", "-o", "out"]
     assert main(words) == main([*words, "--preview", "0,0,4,4"]) == 0
-    assert pictures("out") == ["a.jpg", "a_preview_x4.jpg"]
+    assert main([*words, "--preview", "8,2,5,4"]) == 0
+    parts = ["a_preview-0-0-4-4_x4.jpg", "a_preview-8-2-5-4_x4.jpg"]
+    assert pictures("out") == ["a.jpg", *parts]
     assert read_image("out/a.jpg").size == (96, 64)
-    assert read_image("out/a_preview_x4.jpg").size == (16, 16)
+    assert [read_image(f"out/{name}").size for name in parts] == [(16, 16), (20, 16)]
+    assert main([*words, "--preview", "8,2,5,4", "--name", "{stem} {preview}{suffix}"]) == 0
+    assert main([*words, "--name", "{stem} {preview}{suffix}"]) == 0
+    assert pictures("out") == ["a 8-2-5-4.jpg", "a whole.jpg", "a.jpg", *parts]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ class Job:
     target: Path
 
 
-FIELDS = ("stem", "suffix", "scale", "target", "model", "seed")
+FIELDS = ("stem", "suffix", "scale", "target", "model", "seed", "preview")
 """What a name template may hold."""
 _SPOILT = re.compile(r"[\x00-\x1f/\\\\]")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)

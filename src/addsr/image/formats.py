@@ -45,7 +45,10 @@ _ALL = (
         "TIFF", (".tif", ".tiff"), is_deep=True, has_iptc=True,
         settings={"compression": "tiff_adobe_deflate"},
     ),
-    Format("BMP", (".bmp",), has_alpha=False, has_profile=False, has_exif=False, has_xmp=False),
+    Format(
+        "BMP", (".bmp",), has_alpha=False, has_profile=False, has_exif=False, has_xmp=False,
+        settings={"dpi": (0, 0)},  # unknown, where Pillow would state 96
+    ),
     Format(
         "GIF", (".gif",), longest_side=65_535, has_profile=False, has_exif=False, has_xmp=False,
         has_resolution=False,

@@ -23,7 +23,14 @@ from addsr.errors import DependencyError, InputError, OutputError
 
 from . import deep
 from .formats import FORMATS, Format, check_encoder, encoder_settings, find_format, register_heif
-from .metadata import Metadata, add_tiff_tags, read_metadata, read_tiff_metadata, save_arguments
+from .metadata import (
+    Metadata,
+    read_metadata,
+    read_tiff_metadata,
+    read_tiff_orientation,
+    save_arguments,
+    set_tiff_tags,
+)
 from .options import FileOptions
 from .placing import put
 
@@ -195,7 +202,10 @@ def read_upright_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[i
     except InputError as error:
         if not _is_for_vips(error, Path(path)):
             raise
-        return _vips_size(Path(path), max_pixels)
+        height, width = _vips_size(Path(path), max_pixels)
+        with Path(path).open("rb") as file:
+            is_turned = read_tiff_orientation(file) in _TURNED
+        return (width, height) if is_turned else (height, width)
 
 
 @contextlib.contextmanager
@@ -368,9 +378,9 @@ def write_image(
                     options["icc_profile"] = profile
                 with _bare(_for_format(image, form, path)) as bare:
                     bare.save(temporary, format=form.name, **options)
-            if form.name == "TIFF" and told is not None:
+            if form.name == "TIFF" and (told is not None or is_array):
                 with temporary.open("r+b") as file:
-                    add_tiff_tags(file, told)
+                    set_tiff_tags(file, told or Metadata())
             put(temporary, path)
     except (OutputError, DependencyError):
         raise

@@ -107,20 +107,40 @@ def read_metadata(image: Image.Image) -> Metadata:
         iptc = tags.get(_IPTC_TAG)
     elif isinstance(info.get("photoshop"), dict):
         iptc = info["photoshop"].get(_PHOTOSHOP_IPTC)
+    if image.format == "JPEG" and not info.get("jfif_unit"):
+        info = {}  # Pillow says 72 where the EXIF says nothing
     return Metadata(exif, _turn(found), _bytes(xmp), _bytes(iptc), _resolution(info, found))
 
 
 def read_tiff_metadata(file: BinaryIO) -> tuple[Metadata, bytes | None]:
     """The same and the ICC profile of a TIFF that Pillow cannot open, read from its start."""
-    exif = Image.Exif()
     try:
-        exif.load_from_fp(file)
+        exif = _tiff_tags(file)
         xmp, iptc = _bytes(exif.get(_XMP_TAG)), _bytes(exif.get(_IPTC_TAG))
         metadata = Metadata(_kept(exif), _turn(exif), xmp, iptc, _resolution({}, exif))
         return metadata, _bytes(exif.get(_ICC_TAG))
     except _BROKEN as error:
         log.warning("TIFF tags cannot be read (%s); they are left out", error)
         return Metadata(), None
+
+
+def read_tiff_orientation(file: BinaryIO) -> int:
+    """The same's orientation alone, 1 where it cannot be read."""
+    try:
+        return _turn(_tiff_tags(file))
+    except _BROKEN:
+        return 1
+
+
+def _tiff_tags(file: BinaryIO) -> Image.Exif:
+    exif, head = Image.Exif(), file.read(16)
+    if head[2:4] in (b"+\0", b"\0+"):  # BigTIFF, whose head Pillow reads half of
+        exif.bigtiff, exif.endian = True, "<" if head[:2] == b"II" else ">"
+        exif.load_from_fp(file, struct.unpack(f"{exif.endian}Q", head[8:])[0])
+    else:
+        file.seek(0)
+        exif.load_from_fp(file)
+    return exif
 
 
 def _turn(exif: Image.Exif | None) -> int:
@@ -139,7 +159,7 @@ def _bytes(value: Any) -> bytes | None:
 
 def _resolution(info: Mapping[Any, Any], exif: Image.Exif | None) -> tuple[float, float] | None:
     try:
-        if "dpi" in info and info.get("jfif_unit", 1) != 0:
+        if "dpi" in info:
             x, y = (float(one) for one in info["dpi"])
         elif exif is not None and exif.get(_X_DPI) and exif.get(_DPI_UNIT, 2) in (2, 3):
             per_inch = 2.54 if exif.get(_DPI_UNIT, 2) == 3 else 1.0
@@ -153,7 +173,7 @@ def _resolution(info: Mapping[Any, Any], exif: Image.Exif | None) -> tuple[float
 
 
 def save_arguments(metadata: Metadata, form: Format) -> dict[str, Any]:
-    """Keyword arguments of Pillow's `save`; TIFF takes its own with `add_tiff_tags`."""
+    """Keyword arguments of Pillow's `save`; TIFF takes its own with `set_tiff_tags`."""
     found: dict[str, Any] = {}
     if metadata.dpi is not None and form.name in ("PNG", "JPEG", "TIFF", "BMP"):
         found["dpi"] = metadata.dpi
@@ -204,11 +224,12 @@ def _segment(marker: int, data: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
 
 
-def add_tiff_tags(file: BinaryIO, metadata: Metadata) -> None:
+def set_tiff_tags(file: BinaryIO, metadata: Metadata) -> None:
     """Puts the metadata into a finished TIFF, opened for reading and writing.
 
     The directory is written anew at the end with them and the head points there: encoders give
-    no way to nested directories such as EXIF's.
+    no way to nested directories such as EXIF's. Without a resolution in `metadata` the file states
+    none; libvips makes one up.
     """
     head = file.read(8)
     if head[2:4] not in (b"*\0", b"\0*"):
@@ -218,6 +239,9 @@ def add_tiff_tags(file: BinaryIO, metadata: Metadata) -> None:
     tags.load(file)
     for tag in list(tags):  # decoded at the first look only, and what is not decoded is not written
         tags[tag] = tags[tag]
+    if metadata.dpi is None:
+        for tag in (_X_DPI, _Y_DPI, _DPI_UNIT):
+            tags.pop(tag, None)
     exif = metadata.exif
     for tag in exif or ():
         assert exif is not None
