@@ -240,6 +240,23 @@ def test_the_vae_in_strips_leaves_no_seams(
     assert (whole - strips).abs().max() < 1 / 255
 
 
+def test_maps_wait_on_the_device_while_it_has_room_and_never_ran_out(
+    pipe: StableSRPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = pipe._stages
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    width = 4 * inner.vae.config["block_out_channels"][0]  # type: ignore[index]
+    waiting = width * (4.6 * 100 * 200 + 9 * 1000)
+    cases = (
+        (gpu, 1.3, None, gpu), (gpu, 1.2, None, cpu), (gpu, 1.3, 500, cpu), (cpu, 9, None, cpu),
+    )  # fmt: skip
+    for device, times, limit, wanted in cases:
+        monkeypatch.setattr(inner, "device", device)
+        monkeypatch.setattr(inner, "_strip_limit", limit)
+        monkeypatch.setattr("addsr.pipelines.stages.free_memory", lambda _, n=times: n * waiting)
+        assert inner._strip_vae(1000, (1, 3, 100, 200)).store == wanted
+
+
 @pytest.mark.parametrize("pixels", [60, 10**6])
 @torch.no_grad()
 def test_strips_give_the_values_of_the_whole(pixels: int) -> None:

@@ -46,7 +46,10 @@ def test_a_large_picture_goes_in_strips_and_many_tiles_go_together() -> None:
     large = plan((500, 1000))
     assert large.tile_batch == 4 and large.strip_pixels == LARGEST_STRIP
     assert count_tiles((500, 1000), 4.0, 512, HALF) == 7 * 15
-    assert large.host_bytes > 8 * GIB, "the maps of the VAE wait in main memory"
+    assert large.host_bytes < 2 * GIB and large.tile_bytes > 12 * GIB, "maps wait on the device"
+    tight = plan((500, 1000), device=12)
+    assert tight.host_bytes > 8 * GIB, "the maps of the VAE wait in main memory"
+    assert tight.tile_bytes < 12 * GIB
     assert plan((512, 512)).strip_pixels is None, "a device copies nothing it has room for"
     assert plan((512, 512), FULL, device=None).strip_pixels == LARGEST_STRIP
 
@@ -106,5 +109,7 @@ def test_networks_that_hold_more_in_a_step_get_fewer_tiles_at_once() -> None:
     counts = [plan((512, 512), facts, device=2).tile_batch for facts in (HALF, guided)]
     assert counts[0] > counts[1]
     kept = replace(HALF, kept_numbers=5.0)
-    more = plan((500, 1000), kept).host_bytes - plan((500, 1000)).host_bytes
-    assert more == 2 * 5 * 2000 * 4000
+    for device, name in ((8, "host_bytes"), (24, "tile_bytes")):
+        with_it, without = (plan((500, 1000), one, device=device) for one in (kept, HALF))
+        more = getattr(with_it, name) - getattr(without, name)
+        assert more == 2 * 5 * 2000 * 4000

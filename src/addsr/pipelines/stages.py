@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from addsr.diffusion.aggregate import TileModel, TileSpec, aggregate
+from addsr.engines.device import free_memory
 from addsr.engines.memory import is_out_of_memory, release_memory
 from addsr.errors import DependencyError, MemoryLimitError, ModelError, OptionError
 from addsr.nets.stablesr import (
@@ -26,7 +27,7 @@ from addsr.nets.stablesr import (
     WrappedVae,
 )
 from addsr.nets.stablesr.cfw import Taps
-from addsr.nets.stablesr.strips import StripVae
+from addsr.nets.stablesr.strips import WAITING, StripVae
 
 from .compiled import Compiled, CompileMode
 from .options import Options
@@ -38,6 +39,11 @@ StepEnded = Callable[[int, int, float, dict[str, Tensor]], Tensor]
 """`ended(step, steps, timestep, tensors)` gives the latent to go on with."""
 _LEAST_ROWS = 8
 """Rows of a strip below which narrower ones would no longer help: two come along as margin."""
+
+_STRIP = 9.0
+"""Numbers of a strip at work per picture pixel of it, in widths of the VAE, with slack."""
+_SHARE = 0.8
+"""Of the free memory, what maps may wait in."""
 
 _T = TypeVar("_T")
 
@@ -146,7 +152,7 @@ class LatentStages:
             return self._compiled("encode", self._moments)(x), ()
 
         def striped(pixels: int) -> tuple[Tensor, Taps]:
-            return StripVae(self.vae, self.cfw, pixels).encode(x, has_taps=has_taps)
+            return self._strip_vae(pixels, given.shape).encode(x, has_taps=has_taps)
 
         with self._working("vae"):
             moments, taps = self._in_strips(given.shape, options, whole, striped)
@@ -177,13 +183,25 @@ class LatentStages:
             return self._compiled("decode", self._picture)(latent)
 
         def striped(pixels: int) -> Tensor:
-            return StripVae(self.vae, self.cfw, pixels).decode(latent, taps, options.fidelity)
+            return self._strip_vae(pixels, size).decode(latent, taps, options.fidelity)
 
         with self._working("vae", "cfw"):
             x = self._in_strips(size, options, whole, striped)
         x = x.to(self.device if stays else "cpu").float()
         self._check(x, "vae: decoding")
         return x
+
+    def _strip_vae(self, pixels: int, shape: Sequence[int]) -> StripVae:
+        """The VAE in strips for a picture `(..., H, W)`, whose maps wait where there is room."""
+        store: torch.device | None = None
+        # not once memory has run out
+        if self.device.type in ("cuda", "xpu") and self._strip_limit is None:
+            config: Any = self.vae.config
+            width = int(config["block_out_channels"][0]) * self.dtype.itemsize
+            waiting = WAITING * shape[-2] * shape[-1] + _STRIP * min(pixels, shape[-2] * shape[-1])
+            if waiting * width <= _SHARE * free_memory(self.device):
+                store = self.device
+        return StripVae(self.vae, self.cfw, pixels, store)
 
     def _moments(self, x: Tensor) -> Tensor:
         """Mean and logarithm of the variance of the latent."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from addsr.diffusion.aggregate import tile_starts
 from addsr.image.color import ColorFix
+from addsr.nets.stablesr.strips import WAITING
 from addsr.pipelines.canvas import Canvas, make_canvas
 from addsr.plan import Pass, Plan, check_memory
 
@@ -24,9 +25,6 @@ VAE_WHOLE = 6.0
 """Per picture pixel, in widths of the VAE: the decoder; the encoder takes 5."""
 VAE_STRIP = 6.0
 """Per picture pixel of a strip, on the device."""
-VAE_MAPS = 4.6
-"""Per picture pixel of the whole, where the maps wait while strips are worked on: 4.0 counted, the
-rest is what the process was measured to take beyond it at 512 px in four strips."""
 VAE_MIDDLE = 0.45
 """Per picture pixel of the whole, on the device: the middle of the VAE is never cut."""
 SLACK = 1.5
@@ -85,9 +83,12 @@ def make_latent_plan(source: tuple[int, int], wish: Wish, facts: LatentFacts, ro
     free -= facts.moved_bytes
     batch = next((n for n in batches if stages.sampling(n) <= free), 1)
     strip = stages.choose_strip(free, is_host)
-    device = max(stages.sampling(batch), stages.vae(strip)) + facts.moved_bytes
-    host = fixed + (max(stages.sampling(batch), stages.vae(strip) + stages.maps(strip)) if is_host
-                    else stages.maps(strip))  # fmt: skip
+    waiting = stages.maps(strip)
+    # as `LatentStages` decides when it comes to that
+    stays = is_host or stages.vae(strip) + waiting <= free
+    there = max(stages.sampling(batch), stages.vae(strip) + (waiting if stays else 0))
+    device = there + facts.moved_bytes
+    host = fixed + (there if is_host else 0 if stays else waiting)
     given = wish.tile != "auto"
     check_memory(source, canvas.target, host, room.host, "main memory", is_tile_given=given)
     if room.device is not None:
@@ -143,11 +144,11 @@ class _Stages:
         return round(cut * width * SLACK)
 
     def maps(self, strip: int | None) -> int:
-        """Of what waits in main memory while the VAE works."""
+        """Of what waits, in main memory or on the device, while the VAE works."""
         if strip is None:
             return 0
         width = self.facts.vae_width * self.facts.bytes_per_number
-        return round(VAE_MAPS * width * self.pixels) + self.taps
+        return round(WAITING * width * self.pixels) + self.taps
 
     def choose_strip(self, free: float, is_host: bool) -> int | None:
         """Pixels of the largest strip that fits, or the narrowest; None: all at once."""

@@ -4,8 +4,8 @@ Tiles with a halo cannot do that for this network: its group normalisations and 
 at everything, so each tile would get a brightness of its own, and the reach of its convolutions
 (with feature wrapping some 340 pixels) is wider than most tiles. Here every layer runs over the
 whole picture, strip after strip, with the one row of neighbours that a convolution needs. Nothing
-is computed twice and there is nothing to blend. Maps wait in host memory; strips alone, and the
-small middle of the network, are on the device.
+is computed twice and there is nothing to blend. Maps wait in host memory or, where there is room
+for them, on the device, which saves each layer its copies: they take far longer than it does.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from torch import Tensor, nn
 from addsr.errors import InputError
 
 from .cfw import DenseBlock, DenseChain, FeatureWrapping, FusionBlock, Taps
+
+WAITING = 4.6
+"""Numbers that wait per picture pixel, in widths of the VAE's first level, besides taps: 4.0 are
+counted, the rest is what the process was measured to take beyond it at 512 px in four strips."""
 
 Maps = Sequence[Tensor]
 """Maps `(B, C, H, W)` of one grid, read as if concatenated along the channels."""
@@ -43,7 +47,7 @@ class StripVae:
         """
         Args:
             pixels: picture pixels of a strip, about; all grids use as many strips as the picture.
-            store: where maps wait, the CPU if None.
+            store: where maps wait: the CPU if None, or the device of the VAE.
         """
         # typed as Any, for diffusers' own types are partial
         self.vae: Any = vae
