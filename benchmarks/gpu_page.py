@@ -18,6 +18,8 @@ colour fix, result in main memory. StableSR decodes with feature wrapping (fidel
 looks at its own predictions from the second step on: the VAE decodes each, and the tagger sees it
 again; SeeSR runs its networks twice a step, for guidance. The first run of each setting, which
 compiles and chooses kernels, is not in it. Rows of up to 8 steps are the median of several runs.
+Without CUDA graphs the GPU waits for launches from the CPU: such rows differ by up to a half from
+one run to the next, so that smaller gaps between variants say nothing.
 Memory is the peak of what torch had allocated, weights included.
 
 "Words" is what finds words for a picture and is part of the seconds: the tagger (RAM) and the text

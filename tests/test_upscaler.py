@@ -465,12 +465,12 @@ def test_a_turned_photo_is_planned_as_it_will_be_shown(model: Model, tmp_path: P
 
 
 def test_a_target_is_a_target_and_a_number_of_bits_a_number(weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"target: '64x64' is none; give addsr.Target\(size="):
+    with pytest.raises(OptionError, match=r"target: '64x64' is no Target; use addsr.Target\(size"):
         Upscaler(weights, target="64x64")  # type: ignore[arg-type]
     with Upscaler(weights, target=addsr.Target(size="30x"), bit_depth=8) as up:  # type: ignore[arg-type]
         assert up(torch.rand(1, 3, 8, 10)).shape == (1, 3, 24, 30)
 
 
 def test_words_that_are_no_text_are_refused(weights: Path) -> None:
-    with pytest.raises(OptionError, match=r"prompt: holds U\+0001, which is no letter"):
+    with pytest.raises(OptionError, match=r"prompt: holds U\+0001, which no text has; leave it"):
         Upscaler(weights, prompt="a\x01")

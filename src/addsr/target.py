@@ -91,9 +91,14 @@ class Target:
                 f"fit: {self.fit} says how a picture meets two sides; give --size WIDTHxHEIGHT"
             )
         if self.long_side is not None and not 1 <= self.long_side <= _LONGEST:
-            raise OptionError(f"long side: {self.long_side} is outside of 1 to {_LONGEST}")
+            raise OptionError(
+                f"long side: {self.long_side} is outside of 1 to {_LONGEST}; give pixels in between"
+            )
         if self.megapixels is not None and not 0 < self.megapixels <= 40_000:
-            raise OptionError(f"megapixels: {self.megapixels:g} is outside of 0 to 40000")
+            raise OptionError(
+                f"megapixels: {self.megapixels:g} is not possible; give more than 0 and at most "
+                "40000"
+            )
         if self.preview is not None and not _BOX.fullmatch(self.preview):
             raise OptionError(
                 f"preview: {self.preview!r} is no part of a picture; give X,Y,W,H in its pixels, "
@@ -186,7 +191,9 @@ class Target:
         if MIN_SCALE <= scale <= MAX_SCALE:
             return scale
         what = (
-            "it is larger already" if scale < MIN_SCALE else "that is beyond 8; take a smaller size"
+            "it is larger already; ask for more, or leave this picture out"
+            if scale < MIN_SCALE
+            else "that is beyond 8; take a smaller size"
         )
         raise InputError(
             f"{name}: {source[1]}x{source[0]} to {self.label} would be a factor of {scale:.3g}; "
@@ -198,7 +205,8 @@ class Target:
         height, width = source
         if not (0 < wide <= width - left and 0 < high <= height - top):
             raise InputError(
-                f"{name}: preview {self.preview} lies outside of the picture of {width}x{height}"
+                f"{name}: preview {self.preview} lies outside of the picture of {width}x{height}; "
+                "give X,Y,W,H within it"
             )
         factors = self._wanted(source)
         stretches = self.fit in ("cover", "stretch")

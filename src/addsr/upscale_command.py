@@ -8,13 +8,14 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from .errors import OptionError
+from .errors import AddsrError, OptionError
 from .image.options import USUAL_FILES, FileOptions
 from .settings import read_settings
 from .target import Target
@@ -333,7 +334,6 @@ def _words(summary: Summary) -> str:
 
 def _compare(outcome: Outcome) -> None:
     """The page beside a result; what is wrong with it spoils no picture."""
-    from .errors import AddsrError
     from .evaluate.compare import write_compare_page
 
     page = outcome.target.with_name(f"{outcome.target.name}.compare.html")
@@ -388,6 +388,7 @@ def _stream(
             raise OptionError(f"output: - takes one picture and {len(inputs)} are given; give one")
     with (
         tempfile.TemporaryDirectory(prefix="addsr-") as folder,
+        _without_folder(folder),
         Bar("upscaling", shown=not talk.quiet) as bar,
     ):
         source = inputs[0]
@@ -396,7 +397,7 @@ def _stream(
             with source.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
         if batch.output == STREAM:
-            place = Path(folder) / f"result{suffix or _suffix(source)}"
+            place = Path(folder) / f"standard output{suffix or _suffix(source)}"
         else:
             place = Path(batch.output or "")
         with Upscaler(target=target, progress=bar.update, **options) as up:
@@ -408,8 +409,18 @@ def _stream(
                 shutil.copyfileobj(file, sys.stdout.buffer)
             sys.stdout.buffer.flush()
     if batch.json_lines and batch.output != STREAM:
-        say(json.dumps({"event": "done", **report.to_dict()}))
+        named = {} if inputs != [Path("-")] else {"source": "-"}
+        say(json.dumps({"event": "done", **report.to_dict(), **named}))
     return 0
+
+
+@contextlib.contextmanager
+def _without_folder(folder: str) -> Generator[None]:
+    """Errors about files in `folder` give their names alone: nobody has heard of the folder."""
+    try:
+        yield
+    except AddsrError as error:
+        raise type(error)(str(error).replace(f"{folder}{os.sep}", "")) from error
 
 
 def _check_stream(inputs: list[Path], batch: BatchOptions) -> None:

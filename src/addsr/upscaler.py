@@ -175,7 +175,7 @@ class Upscaler:
         self.files = FileOptions(quality, depth, icc, metadata)
         given: Any = target  # a text is what people try first
         if given is not None and not isinstance(given, Target):
-            raise OptionError(f"target: {target!r} is none; give addsr.Target(size={target!r})")
+            raise OptionError(f"target: {target!r} is no Target; use addsr.Target(size={target!r})")
         if target is not None and scale is not None:
             raise OptionError("scale: contradicts the target; give it as Target(scale=...)")
         self.target = Target(scale=scale) if target is None else target

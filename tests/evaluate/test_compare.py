@@ -102,6 +102,7 @@ def test_rounded_sides_are_the_same_shape(
 ) -> None:
     Image.new("RGB", size).save(files[0])
     write_compare_page(files, tmp_path / "p.html")
+    assert "compare-data" in (tmp_path / "p.html").read_text(encoding="utf-8")
 
 
 def test_a_hostile_name_stays_a_name(files: list[Path], tmp_path: Path, browser: Browser) -> None:

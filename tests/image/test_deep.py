@@ -23,7 +23,7 @@ from addsr.image.io import (
     write_image,
 )
 from addsr.image.kinds import accept
-from addsr.image.metadata import Metadata
+from addsr.image.metadata import Metadata, read_metadata
 from addsr.image.options import FileOptions
 from addsr.image.xmp import read_done
 
@@ -218,6 +218,8 @@ def test_a_jpeg_that_states_no_resolution_has_none(tmp_path: Path) -> None:
     path.write_bytes(data[:2] + data[4 + int.from_bytes(data[4:6], "big") :])
     with Image.open(path) as image:
         assert image.info["dpi"] == (72, 72) and "jfif" not in image.info
+        image.format = "MPO"  # what phones write: a JPEG with more of them behind it
+        assert read_metadata(image).dpi is None
     assert read_file(path).metadata.dpi is None
     exif[0x011A], exif[0x011B], exif[0x0128] = 300.0, 300.0, 2
     Image.new("RGB", (6, 4)).save(path, exif=exif)

@@ -76,8 +76,14 @@ def test_a_name_that_stays_held_is_told_and_nothing_is_left(
 def test_a_folder_that_cannot_be_synchronised_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> int:
+    asked: list[Any] = []
+
+    def refuse(folder: Any, *_: Any) -> int:
+        asked.append(folder)
         raise PermissionError(13, "Windows opens no folders")
 
+    (tmp_path / "part").write_text("new")
     monkeypatch.setattr(os, "open", refuse)
-    placing.sync_folder(tmp_path)
+    placing.put(tmp_path / "part", tmp_path / "a.png")
+    assert asked == [tmp_path]
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.png", "new")]

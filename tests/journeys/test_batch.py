@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -288,13 +290,29 @@ def test_streams_are_read_and_written(
 def test_what_is_no_picture_in_a_pipe_is_told(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    class Words:
-        buffer = io.BytesIO(b"words")
+    photo = Path("photos/a.jpg").read_bytes()
+    for content, more, message in (
+        (b"words", [], b"error: standard input: is no picture"),
+        (b"", [], b"error: standard input: "),
+        (photo[:-90], [], b"error: standard input: "),
+        (photo, ["--size", "9000x"], b"error: standard input: 24x16 to 9000x"),
+        (photo, ["--format", "bmp", "--bit-depth", "16"], b"error: standard output.bmp: "),
+    ):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+        assert main(["upscale", "-", "-o", "-", *more]) in (1, 2)
+        told = capsysbinary.readouterr()
+        assert told.out == b"" and told.err.startswith(message), told.err
+        assert tempfile.gettempdir().encode() not in told.err
 
-    monkeypatch.setattr(sys, "stdin", Words)
-    assert main(["upscale", "-", "-o", "-"]) == 1
-    told = capsysbinary.readouterr()
-    assert told.out == b"" and b"standard input: is no picture" in told.err
+
+def test_the_line_about_a_picture_in_a_pipe_names_no_file_of_ours(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = io.BytesIO(Path("photos/a.jpg").read_bytes())
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=content))
+    assert main(["upscale", "-", "-o", "b.png", "--json", "-q"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert (line["event"], line["source"], line["output"]) == ("done", "-", "b.png")
 
 
 def test_two_pages_can_be_compared_at_the_command_line(

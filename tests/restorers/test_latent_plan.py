@@ -14,6 +14,7 @@ from addsr.restorers.base import Room, Wish
 from addsr.restorers.latent_plan import (
     CONTROLLED_UNET,
     LARGEST_STRIP,
+    MOST_TILES,
     UNET,
     LatentFacts,
     count_tiles,
@@ -44,7 +45,7 @@ def test_a_picture_of_one_tile_goes_whole_through_a_small_device() -> None:
 
 def test_a_large_picture_goes_in_strips_and_many_tiles_go_together() -> None:
     large = plan((500, 1000))
-    assert large.tile_batch == 4 and large.strip_pixels == LARGEST_STRIP
+    assert large.tile_batch == MOST_TILES and large.strip_pixels == LARGEST_STRIP
     assert count_tiles((500, 1000), 4.0, 512, HALF) == 7 * 15
     assert large.host_bytes < 2 * GIB and large.tile_bytes > 12 * GIB, "maps wait on the device"
     tight = plan((500, 1000), device=12)

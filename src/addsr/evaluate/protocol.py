@@ -59,7 +59,7 @@ class Protocol:
         if not 0 <= self.border <= 256:
             raise ConfigError(f"border: {self.border} is outside of 0 to 256; 4 is usual for x4")
         if not 1 <= self.scale <= 8:
-            raise ConfigError(f"scale: {self.scale} is outside of 1 to 8")
+            raise ConfigError(f"scale: {self.scale} is outside of 1 to 8; give one within")
         if not self.datasets:
             raise ConfigError("dataset: there is none; add a [[dataset]] with lr or hr")
         names = [dataset.name for dataset in self.datasets]

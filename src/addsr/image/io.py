@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from addsr.errors import DependencyError, InputError, OutputError
 
@@ -240,16 +240,17 @@ def load(image: Image.Image, name: str) -> None:
     """Decodes an opened picture; InputError where its data are damaged or cut short."""
     # Pillow maps an uncompressed TIFF into memory with the sides of the turned picture and turns it
     # then; what has no name is read and not mapped
-    path = getattr(image, "filename", None)
-    if image.format == "TIFF" and path:
-        image.filename = ""  # type: ignore[attr-defined]
+    mapped = image if isinstance(image, ImageFile.ImageFile) and image.format == "TIFF" else None
+    path = mapped.filename if mapped else ""
+    if mapped:
+        mapped.filename = ""
     try:
         image.load()
     except _BROKEN as error:
         raise InputError(_damaged(name, error)) from error
     finally:
-        if image.format == "TIFF" and path:
-            image.filename = path  # type: ignore[attr-defined]
+        if mapped:
+            mapped.filename = path
 
 
 def _damaged(name: str, error: BaseException) -> str:

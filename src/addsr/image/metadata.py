@@ -107,7 +107,7 @@ def read_metadata(image: Image.Image) -> Metadata:
         iptc = tags.get(_IPTC_TAG)
     elif isinstance(info.get("photoshop"), dict):
         iptc = info["photoshop"].get(_PHOTOSHOP_IPTC)
-    if image.format == "JPEG" and not info.get("jfif_unit"):
+    if image.format in ("JPEG", "MPO") and not info.get("jfif_unit"):
         info = {}  # Pillow says 72 where the EXIF says nothing
     return Metadata(exif, _turn(found), _bytes(xmp), _bytes(iptc), _resolution(info, found))
 

@@ -33,7 +33,9 @@ class FileOptions:
 
     def __post_init__(self) -> None:
         if self.quality is not None and not 1 <= self.quality <= 100:
-            raise OptionError(f"quality: {self.quality} is outside of 1 to 100")
+            raise OptionError(
+                f"quality: {self.quality} is outside of 1 to 100; leave it out for the usual one"
+            )
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:

@@ -83,7 +83,7 @@ class ModelInfo:
             strange = [c for c in odd if c not in "\n\t"]
             if strange:
                 raise OptionError(
-                    f"{name}: holds U+{ord(strange[0]):04X}, which is no letter; leave it out"
+                    f"{name}: holds U+{ord(strange[0]):04X}, which no text has; leave it out"
                 )
         if prompt and not self.takes_prompt:
             raise OptionError(f"prompt: model {self.name} hears no words; leave --prompt out")

@@ -36,6 +36,9 @@ LARGEST_STRIP = 1024**2
 LARGEST_WHOLE = 2048**2
 """Pixels that the VAE may see at once on a device, where strips cost copies to and from it: far
 enough below 2**31 numbers in a map of twice the VAE's width."""
+MOST_TILES = 16
+"""That go through the networks of a device together: a step of 49 tiles takes 2.6 times as long by
+four (docs/benchmarks.md)."""
 _LEAST_ROWS = 8
 _PICTURES = 8 * 12
 """Bytes per result pixel: float32 pictures that the colour correction holds at once."""
@@ -77,8 +80,8 @@ def make_latent_plan(source: tuple[int, int], wish: Wish, facts: LatentFacts, ro
     fixed = _pictures_bytes(source, canvas, wish.color, room.result_bytes_per_pixel)
     is_host = room.device is None
     # the network's tiles gain nothing from company on a CPU
-    most = 1 if is_host else 4
-    batches = [n for n in (4, 2, 1) if n <= most and n < 2 * stages.tiles]
+    most = 1 if is_host else MOST_TILES
+    batches = [n for n in (16, 8, 4, 2, 1) if n <= most and n < 2 * stages.tiles]
     free = (room.host - fixed if room.device is None else room.device) * _SHARE
     free -= facts.moved_bytes
     batch = next((n for n in batches if stages.sampling(n) <= free), 1)
