@@ -28,13 +28,16 @@ LAYERS: dict[str, set[str]] = {
     "plan": PURE,
     "target": {"plan", *PURE},
     "settings": PURE,
+    "report": set(),
     "terminal": PURE,
     "diffusion": {"nets", *PURE},
     "models": {"nets", *PURE},
     "engines": NETWORKS,
     "pipelines": {"plan", "image", "engines", "models", *NETWORKS},
     "restorers": {"plan", "image", "engines", "models", "pipelines", *NETWORKS},
-    "upscaler": {"plan", "target", "image", "engines", "models", "restorers", "settings", *PURE},
+    "upscaler": {
+        "plan", "target", "report", "image", "engines", "models", "restorers", "settings", *PURE,
+    },
     "batch": {"upscaler", "restorers", "target", "plan", "image", "models", *PURE},
     "upscale_command": {
         "batch", "upscaler", "evaluate", "target", "image", "models", "settings", "terminal", *PURE,

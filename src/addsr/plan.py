@@ -57,7 +57,7 @@ class Plan:
     tile_bytes: int
     """Expected peak of the network on its device, part of `host_bytes` when that is the CPU."""
     tile_batch: int = 1
-    """Tiles of a latent that go through the network together."""
+    """Tiles that go through the network together."""
     strip_pixels: int | None = None
     """Pixels of a strip of the VAE; None: it sees the whole picture, or there is none."""
 

@@ -76,6 +76,7 @@ def upscale(
     device: str | None = None,
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None,
     tile: str = "auto",
+    tile_batch: str = "auto",
     prompt: str = "",
     negative_prompt: str | None = None,
     refine_decoder: Literal["full", "tiny"] = "full",
@@ -111,6 +112,9 @@ def upscale(
         Side of a tile, or auto: in input pixels for compact; for stablesr in pixels of the result,
         a multiple of 64, and auto is the size it was trained with. ADDSR_MEMORY, such as 3G, limits
         the main memory that a picture may take; else it is what is free.
+    tile_batch
+        Tiles, and small pictures of one size, that go through the networks together, or auto: as
+        many as are quicker than one by one.
     prompt
         Words about the picture, beside those that a prompt extractor finds: for addsr and seesr.
     negative_prompt
@@ -122,7 +126,8 @@ def upscale(
     talk.set_up()
     options: dict[str, Any] = {
         "model": model, "steps": steps, "fidelity": fidelity, "color": color, "seed": seed,
-        "device": device, "dtype": dtype, "tile": _side(tile), "prompt": prompt,
+        "device": device, "dtype": dtype, "tile": _side(tile),
+        "tile_batch": _count(tile_batch), "prompt": prompt,
         "negative_prompt": negative_prompt, "refine_decoder": refine_decoder, **asdict(files),
     }  # fmt: skip
     if batch.compare and (target.preview is not None or target.fit == "cover"):
@@ -141,6 +146,14 @@ def _side(tile: str) -> int | Literal["auto"]:
     if not tile.isdecimal() or int(tile) == 0:
         raise OptionError(f"tile: {tile!r} is no size; give auto or a number of pixels")
     return int(tile)
+
+
+def _count(tile_batch: str) -> int | Literal["auto"]:
+    if tile_batch == "auto":
+        return "auto"
+    if not tile_batch.isdecimal() or int(tile_batch) == 0:
+        raise OptionError(f"tile_batch: {tile_batch!r} is no number; give auto or one from 1")
+    return int(tile_batch)
 
 
 def _work(
@@ -234,7 +247,17 @@ def _settings_hash(up: Upscaler, options: dict[str, Any]) -> str:
     from .batch.manifest import hash_settings
     from .models.identity import identify
 
-    resolved = {"model", "device", "dtype", "tile", "steps", "fidelity", "color", "seed"}
+    resolved = {
+        "model",
+        "device",
+        "dtype",
+        "tile",
+        "tile_batch",
+        "steps",
+        "fidelity",
+        "color",
+        "seed",
+    }
     return hash_settings(
         {
             **{name: value for name, value in options.items() if name not in resolved},

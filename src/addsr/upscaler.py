@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +23,8 @@ from .image.options import BitDepth, FileOptions, IccChoice, MetadataChoice
 from .image.resize import resize_bands
 from .image.sinks import Sink
 from .plan import Plan
-from .restorers import Counter, Progress, Restorer, Wish, Words, choose
+from .report import Report
+from .restorers import Counter, Progress, Restorer, TiledRestorer, Wish, Words, choose
 from .restorers.base import RefineDecoder, Room
 from .settings import read_settings
 from .target import Frame, Target
@@ -42,66 +43,6 @@ _ROWS = 256
 
 
 @dataclass(frozen=True)
-class Report:
-    """What the last call did."""
-
-    source: str
-    output: str | None
-    input_size: tuple[int, int]
-    """Width and height."""
-    output_size: tuple[int, int]
-    model: str
-    licence: str
-    """Of the model; some forbid commercial use."""
-    steps: int
-    fidelity: float
-    color: str
-    seed: int
-    device: str
-    dtype: str
-    tile: int
-    """Side in input pixels for compact, in pixels of the result for StableSR."""
-    tiles: int
-    """Of the first picture, all passes."""
-    expected_bytes: int
-    seconds: float
-    scale: float
-    """By which this picture was enlarged."""
-    target: str | None = None
-    """The size or part that was asked for, where it was no factor."""
-    weights: str | None = None
-    """sha256 of the model's weights; None where none is on record."""
-    prompt: str = ""
-    negative_prompt: str | None = None
-    tags: tuple[str, ...] | None = None
-    """What a prompt extractor saw in the last picture; None: there is none."""
-    refine_decoder: str = "full"
-
-    def account(self) -> dict[str, str]:
-        """What a result's XMP says about its making: all that it takes to repeat it."""
-        from . import __version__
-
-        told = {
-            "Version": __version__, "Model": self.model, "Weights": self.weights or "not recorded",
-            "Scale": f"{self.scale:.10g}", "Steps": str(self.steps),
-            "Fidelity": f"{self.fidelity:g}", "Color": self.color, "Seed": str(self.seed),
-            "Tile": str(self.tile), "Device": self.device, "DType": self.dtype,
-        }  # fmt: skip
-        more = {
-            "Target": self.target,
-            "Prompt": self.prompt or None,
-            "NegativePrompt": self.negative_prompt,
-            "Tags": None if self.tags is None else ", ".join(self.tags),
-            "RefineDecoder": None if self.refine_decoder == "full" else self.refine_decoder,
-        }
-        return told | {name: value for name, value in more.items() if value is not None}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-
-@dataclass(frozen=True)
 class Opened:
     """A picture that was read and fits, on its way to the networks."""
 
@@ -110,6 +51,10 @@ class Opened:
     frame: Frame
     path: Path | None
     """Of the file it came from."""
+
+
+Rest = Callable[[], tuple[Any, Report]]
+"""What is left to do for a picture after the networks; gives its result and report."""
 
 
 class Upscaler:
@@ -132,6 +77,9 @@ class Upscaler:
         prompt: words about the picture, beside those that a prompt extractor finds; for SeeSR and
             AddSR.
         negative_prompt: words to be led away from, for SeeSR; None takes its own.
+        tile_batch: tiles that go through the networks together, fewer where memory is short, or
+            "auto": as many as are quicker than one by one. It changes the result by no more than
+            rounding.
         refine_decoder: what shows AddSR its predictions between steps; "tiny" takes the imported
             tiny decoder, which is quicker and changes the result.
         quality: of JPEG, WebP, AVIF and HEIC, 1 to 100; None: 95, and 90 for AVIF and HEIC.
@@ -161,6 +109,7 @@ class Upscaler:
         device: str | None = None,
         dtype: str | None = None,
         tile: int | Literal["auto"] = "auto",
+        tile_batch: int | Literal["auto"] = "auto",
         prompt: str = "",
         negative_prompt: str | None = None,
         refine_decoder: RefineDecoder = "full",
@@ -181,6 +130,7 @@ class Upscaler:
         self.target = Target(scale=scale) if target is None else target
         self.seed = seed
         self.tile: int | Literal["auto"] = tile
+        self.tile_batch: int | Literal["auto"] = _check_tile_batch(tile_batch)
         self.progress = progress
         self.memory_bytes = settings.memory_bytes
         self.report: Report | None = None
@@ -241,7 +191,7 @@ class Upscaler:
         """The options for a picture, as the model takes them."""
         return Wish(
             frame.scale, self.steps, self.fidelity, self.color, self.seed, self.tile, self.words,
-            self.refine_decoder,
+            self.refine_decoder, self.tile_batch,
         )  # fmt: skip
 
     def plan(self, source: tuple[int, int], result_bytes_per_pixel: int = 4) -> Plan:
@@ -344,25 +294,84 @@ class Upscaler:
         """
         started = time.monotonic()
         source, frame = opened.source, opened.frame
+        plan = self._plan(opened.frame, self._result_bytes(opened, dst))
+        counter = self._begin([opened], plan)
+        results: list[Any] = []
+        for picture in source.pictures:
+            rgb = _visible(_cut(picture, frame))
+            bands = self.restorer.bands(rgb, plan, self.wish(frame), counter)
+            results.append(self._finish(opened, picture, bands, plan, dst))
+        counter.finish()
+        self.report = self._report(opened, plan, time.monotonic() - started)
+        return source.join(results)
+
+    def most_together(self, opened: Opened, dst: str | Path | None = None) -> int:
+        """Pictures like this one that `restore_together` may be given at once; 0: it is no gain.
+
+        Raises:
+            MemoryLimitError: it would not fit.
+        """
+        if not isinstance(self.restorer, TiledRestorer) or len(opened.source.pictures) > 1:
+            return 0
+        plan = self._plan(opened.frame, self._result_bytes(opened, dst))
+        return self.restorer.most_together(plan, self.wish(opened.frame))
+
+    def restore_together(self, pictures: Sequence[tuple[Opened, str | Path | None]]) -> list[Rest]:
+        """`restore` for pictures of one frame, no more than `most_together` says.
+
+        Each pair is what `restore` takes, and each comes out as it would alone, but for rounding.
+        The networks are done when this returns. The rest of each picture's work is handed back:
+        it gives result and report, and can be done in any thread. `report` is not set.
+
+        Raises:
+            MemoryLimitError, ModelError: as `restore`; which picture it is about is not said.
+        """
+        started = time.monotonic()
+        restorer, frame = self.restorer, pictures[0][0].frame
+        assert isinstance(restorer, TiledRestorer)
+        plan = self._plan(frame, max(self._result_bytes(*pair) for pair in pictures))
+        counter = self._begin([opened for opened, _ in pictures], plan)
+        cuts = [_visible(_cut(opened.source.pictures[0], frame)) for opened, _ in pictures]
+        bands = restorer.together(cuts, plan, self.wish(frame), counter)
+        counter.finish()
+        share = (time.monotonic() - started) / len(pictures)
+
+        def rest(opened: Opened, dst: str | Path | None, bands: Iterator[Tensor]) -> Rest:
+            def work() -> tuple[Any, Report]:
+                started = time.monotonic()
+                source = opened.source
+                result = self._finish(opened, source.pictures[0], bands, plan, dst)
+                seconds = share + time.monotonic() - started
+                return source.join([result]), self._report(opened, plan, seconds)
+
+            return work
+
+        return [rest(*pair, own) for pair, own in zip(pictures, bands, strict=True)]
+
+    def _result_bytes(self, opened: Opened, dst: str | Path | None) -> int:
+        """Of a pixel of what the picture will become."""
+        source = opened.source
         bits = None if dst is None else self._bits(opened, dst)
         per_pixel = 4 if bits is None or bits == 8 else 8
         if source.kind not in ("path", "pil"):
             layout = source.pictures[0].layout
             per_pixel = max(per_pixel, max(len(layout), 1) * source.bytes_per_value)
-        plan = self._plan(frame, per_pixel * len(source.pictures))
-        _tell(opened.name, plan, self.restorer.device)
-        tiles, steps = self.restorer.count(plan, self.wish(frame))
+        return per_pixel * len(source.pictures)
+
+    def _begin(self, pictures: Sequence[Opened], plan: Plan) -> Counter:
+        """Says what is to be done."""
+        for opened in pictures:
+            _tell(opened.name, plan, self.restorer.device)
+        _, steps = self.restorer.count(plan, self.wish(pictures[0].frame))
         counter = Counter(self.progress)
-        counter.total = len(source.pictures) * steps
+        counter.total = sum(len(opened.source.pictures) for opened in pictures) * steps
         counter.tell()
-        results: list[Any] = []
-        for picture in source.pictures:
-            sink = source.sink(picture, *frame.size, bits, self.seed, self.files.icc)
-            self._fill(sink, _cut(picture, frame), plan, frame, counter)
-            results.append(sink.result())
-        counter.finish()
-        height, width = source.pictures[0].size
-        self.report = Report(
+        return counter
+
+    def _report(self, opened: Opened, plan: Plan, seconds: float) -> Report:
+        frame = opened.frame
+        height, width = opened.source.pictures[0].size
+        return Report(
             source=opened.name,
             output=None,
             input_size=(width, height),
@@ -376,9 +385,9 @@ class Upscaler:
             device=str(self.restorer.device),
             dtype=str(self.restorer.dtype).removeprefix("torch."),
             tile=plan.tile,
-            tiles=tiles,
+            tiles=self.restorer.count(plan, self.wish(frame))[0],
             expected_bytes=plan.host_bytes,
-            seconds=round(time.monotonic() - started, 3),
+            seconds=round(seconds, 3),
             scale=frame.scale,
             target=self.target.words,
             weights=self.restorer.weights,
@@ -387,7 +396,6 @@ class Upscaler:
             tags=self.restorer.tags,
             refine_decoder=self.refine_decoder,
         )
-        return source.join(results)
 
     def write(self, result: Any, opened: Opened, dst: str | Path, report: Report) -> None:
         """Writes what `restore` gave; the file appears whole or not at all.
@@ -404,15 +412,26 @@ class Upscaler:
         profile = source.encoding.for_result(self.files.icc).profile
         write_image(image, dst, self.files, metadata, profile)
 
+    def _finish(
+        self,
+        opened: Opened,
+        picture: Picture,
+        bands: Iterator[Tensor],
+        plan: Plan,
+        dst: str | Path | None,
+    ) -> Any:
+        """The result of one picture whose restored rows are `bands`."""
+        bits = None if dst is None else self._bits(opened, dst)
+        size = opened.frame.size
+        sink = opened.source.sink(picture, *size, bits, self.seed, self.files.icc)
+        self._fill(sink, _cut(picture, opened.frame).alpha, bands, plan, opened.frame)
+        return sink.result()
+
     def _fill(
-        self, sink: Sink, picture: Picture, plan: Plan, frame: Frame, counter: Counter
+        self, sink: Sink, alpha: Tensor | None, bands: Iterator[Tensor], plan: Plan, frame: Frame
     ) -> None:
-        """Restores the used part of a picture and writes its rows into `sink`."""
-        rgb, alpha = picture.rgb, picture.alpha
-        if alpha is not None:
-            rgb = fill_transparent(rgb, alpha)
-        wish = self.wish(frame)
-        bands = _trim(self.restorer.bands(rgb, plan, wish, counter), plan.target)
+        """Writes the rows of the used part of a picture into `sink`."""
+        bands = _trim(bands, plan.target)
         full, (first, left) = plan.target, frame.corner or (0, 0)
         if frame.is_resized:
             full = frame.size
@@ -428,6 +447,13 @@ class Upscaler:
                 if rows.shape[-2]:
                     sink.write(rows)
                 top = bottom
+
+
+def _check_tile_batch(count: Any) -> Any:
+    is_whole = isinstance(count, int) and not isinstance(count, bool)
+    if count != "auto" and not (is_whole and count >= 1):
+        raise OptionError(f"tile_batch: {count!r} is no number of tiles; give one from 1, or auto")
+    return count
 
 
 def _trim(bands: Iterator[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
@@ -451,6 +477,13 @@ def _cut(picture: Picture, frame: Frame) -> Picture:
 
     alpha = None if picture.alpha is None else part(picture.alpha)
     return replace(picture, rgb=part(picture.rgb), alpha=alpha)
+
+
+def _visible(picture: Picture) -> Tensor:
+    """What the networks see `(1, 3, H, W)`: colours spread into what is transparent."""
+    if picture.alpha is None:
+        return picture.rgb
+    return fill_transparent(picture.rgb, picture.alpha)
 
 
 def _tell(name: str, plan: Plan, device: torch.device) -> None:

@@ -34,6 +34,7 @@ class Enlarge(nn.Module):
         self.sizes: list[tuple[int, ...]] = []
         self.fail: BaseException | None = None
         self.break_dtype: torch.dtype | None = None
+        self.broken = float("inf")
 
     def forward(
         self, x_t: Tensor, t: Tensor, lr: Tensor, condition: Tensor | None, fidelity: float
@@ -43,7 +44,7 @@ class Enlarge(nn.Module):
         if self.fail is not None:
             raise self.fail
         out = nn.functional.interpolate(lr, scale_factor=4.0)
-        return out * float("inf") if self.weight.dtype == self.break_dtype else out
+        return out * self.broken if self.weight.dtype == self.break_dtype else out
 
 
 @given(st.integers(1, 30), st.integers(1, 30))
@@ -141,6 +142,20 @@ def test_an_overflow_in_half_precision_is_done_again_in_fp32(
     assert net.weight.dtype == torch.float16
 
 
+def test_black_where_the_input_is_not_is_done_again_in_fp32(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    net = Enlarge()
+    net.break_dtype, net.broken = torch.float16, -1.0
+    lr = torch.rand(3, 3, 8, 8)
+    lr[1] = 0.002
+    out = Engine(net, CPU, torch.float16).restore(lr, torch.randn(3, 3, 32, 32))
+    assert caplog.text.count("again in fp32") == 2, "the second one is black as it is"
+    torch.testing.assert_close(out[[0, 2]], nn.functional.interpolate(lr[[0, 2]], scale_factor=4.0))
+    net.break_dtype = torch.float32
+    assert Engine(net, CPU, torch.float32).restore(lr, torch.randn(3, 3, 32, 32)).max() == 0
+
+
 def test_values_that_are_never_finite_are_blamed_on_the_weights() -> None:
     net = Enlarge()
     net.break_dtype = torch.float32
@@ -170,3 +185,97 @@ def test_other_errors_are_not_mistaken_for_memory() -> None:
     net.fail = RuntimeError("shapes do not match")
     with pytest.raises(RuntimeError, match="shapes do not match"):
         Engine(net, CPU, torch.float32).restore(torch.rand(1, 3, 8, 8), torch.randn(1, 3, 32, 32))
+
+
+class Moody(Enlarge):
+    """Has memory for so many tiles, and overflows in half precision where a tile is white."""
+
+    def __init__(self, most: int = 100) -> None:
+        super().__init__()
+        self.most = most
+        self.batches: list[int] = []
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, lr: Tensor, condition: Tensor | None, fidelity: float
+    ) -> Tensor:
+        self.batches.append(len(lr))
+        if len(lr) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        out = nn.functional.interpolate(lr, scale_factor=4.0)
+        is_white = (lr > 0.999).flatten(1).all(dim=1)[:, None, None, None]
+        return torch.where(is_white & (self.weight.dtype == torch.float16), torch.inf, out)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("size", [(1, 1), (9, 11), (16, 24)])
+def test_tiles_that_go_together_are_what_they_are_alone(steps: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    net = CompactNet(TINY)
+    for block in net.modules():
+        if isinstance(block, ResBlock):
+            nn.init.kaiming_uniform_(block.conv2.weight)
+    engine = Engine(net, CPU, torch.float32)
+    lr, noise = torch.rand(3, 3, *size), torch.randn(3, 3, 4 * size[0], 4 * size[1])
+    contexts = engine.context(torch.rand(3, 3, 40, 30))
+    assert contexts is not None and contexts.shape[0] == 3
+    told: list[None] = []
+    together = engine.restore(lr, noise, steps, 0.5, lambda: told.append(None), contexts)
+    alone = [
+        engine.restore(lr[k : k + 1], noise[k : k + 1], steps, 0.5, None, contexts[k : k + 1])
+        for k in range(3)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    assert len(told) == 3 * steps
+    # the pictures' own contexts matter, and one for all is taken too
+    of_first = engine.restore(lr, noise, steps, 0.5, None, contexts[:1])
+    torch.testing.assert_close(of_first[:1], together[:1], rtol=1e-4, atol=1e-5)
+    assert float((of_first[1:] - together[1:]).abs().max()) > 1e-5
+
+
+def test_a_batch_that_does_not_fit_is_halved_down_to_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    net = Moody(most=1)
+    engine = Engine(net, CPU, torch.float32)
+    lr, noise = torch.rand(5, 3, 8, 16), torch.randn(5, 3, 32, 64)
+    told: list[None] = []
+    out = engine.restore(lr, noise, 2, on_step=lambda: told.append(None))
+    torch.testing.assert_close(out, nn.functional.interpolate(lr, scale_factor=4.0))
+    # 5, 2, and then one by one, in two steps each
+    assert net.batches == [5, 2, *[1] * 10] and len(told) == 10
+    assert "5 tiles of 16x8 px at once do not fit into the memory of cpu; going on with 2" in (
+        caplog.text
+    )
+    net.batches.clear()
+    engine.restore(lr, noise)
+    assert net.batches == [1] * 5, "later batches start with what was found to fit"
+    engine.restore(lr[..., :4, :4], noise[..., :16, :16])
+    assert net.batches[5] == 5, "smaller tiles may go in larger numbers"
+    net.most = 0
+    with pytest.raises(TileTooLarge, match="tile: 16x8 px does not fit"):
+        engine.restore(lr, noise)
+
+
+def test_only_the_tiles_that_overflow_are_done_again(caplog: pytest.LogCaptureFixture) -> None:
+    net = Moody()
+    engine = Engine(net, CPU, torch.float16)
+    lr, noise = torch.rand(4, 3, 8, 8), torch.randn(4, 3, 32, 32)
+    lr[1] = lr[3] = 1.0
+    seen: list[int] = []  # batches in fp32; the hook is copied with the network
+    net.register_forward_pre_hook(
+        lambda net, given: (
+            seen.append(len(given[2])) if next(net.parameters()).dtype == torch.float32 else None
+        )
+    )
+    told: list[None] = []
+    out = engine.restore(lr, noise, 2, 1.0, lambda: told.append(None), None, [5, 6, 7, 8])
+    torch.testing.assert_close(out, nn.functional.interpolate(lr, scale_factor=4.0))
+    assert net.batches == [4, 4] and seen == [1] * 4 and len(told) == 8
+    records = [r for r in caplog.records if "again in fp32" in r.getMessage()]
+    assert [getattr(record, "picture", None) for record in records] == [6, 8]
+    lr[:] = 1.0
+    net.batches.clear()
+    told.clear()
+    engine.restore(lr, noise, 2, 1.0, lambda: told.append(None))
+    assert net.batches == [4], "nothing more is computed once none of them is good"
+    assert len(told) == 8

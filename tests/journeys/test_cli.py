@@ -223,6 +223,7 @@ def test_what_goes_wrong_is_one_message_and_status_one(
         (["{photo}", "-o", "{out}", "--tile", "5"], "tile: 5 px is too small"),
         (["{photo}", "-o", "{out}", "--tile", "wide"], "tile: 'wide' is no size"),
         (["{photo}", "-o", "{out}", "--tile", "²"], "tile: '²' is no size"),
+        (["{photo}", "-o", "{out}", "--tile-batch", "0"], "tile_batch: '0' is no number"),
         (["{photo}", "-o", "{out}", "--device", "abacus"], "device: 'abacus' is unknown"),
         (["{photo}", "-o", "{out}", "-q", "-v"], "--verbose and --quiet contradict each other"),
     ],

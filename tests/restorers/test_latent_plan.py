@@ -51,6 +51,8 @@ def test_a_large_picture_goes_in_strips_and_many_tiles_go_together() -> None:
     tight = plan((500, 1000), device=12)
     assert tight.host_bytes > 8 * GIB, "the maps of the VAE wait in main memory"
     assert tight.tile_bytes < 12 * GIB
+    wish = replace(WISH, tile_batch=3)
+    assert make_latent_plan((500, 1000), wish, HALF, Room(64 * GIB, 24 * GIB, 4)).tile_batch == 3
     assert plan((512, 512)).strip_pixels is None, "a device copies nothing it has room for"
     assert plan((512, 512), FULL, device=None).strip_pixels == LARGEST_STRIP
 

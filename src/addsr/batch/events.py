@@ -61,17 +61,19 @@ class Progress:
     """Done, skipped or failed."""
     of_pictures: int
     steps: int
-    """Of the network, over the picture that is worked on."""
+    """Of the network, over the pictures that are worked on."""
     of_steps: int
     megapixels: float
     """Of the results so far."""
     seconds: float
+    at_once: int = 1
+    """Pictures that are worked on together."""
 
     @property
     def share(self) -> float:
-        """Pictures with the part of the current one, from 0 to `of_pictures`."""
+        """Pictures with the part of the current ones, from 0 to `of_pictures`."""
         part = self.steps / self.of_steps if self.of_steps else 0.0
-        return min(self.pictures + part, float(self.of_pictures))
+        return min(self.pictures + part * self.at_once, float(self.of_pictures))
 
     @property
     def pace(self) -> float:
@@ -130,14 +132,31 @@ class Notes(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._of_thread: dict[int, list[str]] = {}
+        self._of_thread: dict[int, list[tuple[str, int | None]]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._of_thread.setdefault(threading.get_ident(), []).append(record.getMessage())
+        # a network that sees several pictures says which of them it is about
+        told = (record.getMessage(), getattr(record, "picture", None))
+        self._of_thread.setdefault(threading.get_ident(), []).append(told)
 
     def take(self) -> tuple[str, ...]:
         """The warnings of the calling thread since it asked last."""
-        return tuple(self._of_thread.pop(threading.get_ident(), ()))
+        return tuple(message for message, _ in self._take())
+
+    def take_each(self, count: int) -> list[tuple[str, ...]]:
+        """The same for each of so many pictures; what is about none in particular is for all."""
+        told = self._take()
+        return [
+            tuple(message for message, picture in told if picture in (None, k))
+            for k in range(count)
+        ]
+
+    def take_common(self) -> tuple[str, ...]:
+        """The same, of those alone that are about no picture in particular."""
+        return tuple(message for message, picture in self._take() if picture is None)
+
+    def _take(self) -> list[tuple[str, int | None]]:
+        return self._of_thread.pop(threading.get_ident(), [])
 
     @contextmanager
     def listening(self) -> Generator[None]:

@@ -3,15 +3,21 @@
 The networks run in the caller's thread, which is where Ctrl-C arrives: they stop between two
 operations, and what was restored before is still written. Between the stages wait no more pictures
 than a fixed number of pixels, so that memory does not grow with the batch.
+
+Small pictures of one size that wait go through the network together where that is quicker. Beside
+an accelerator, what is left to do for a picture after its network (colours, rows) is done behind as
+well, and several files are written at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +25,7 @@ from typing import Any
 
 from addsr.errors import MemoryLimitError
 from addsr.image.io import check_output
-from addsr.upscaler import Opened, Report, Upscaler
+from addsr.upscaler import Opened, Rest, Upscaler
 
 from .events import Listener, Notes, Outcome, Progress, Summary, failed
 from .jobs import Job
@@ -31,6 +37,10 @@ AHEAD_PIXELS = 8_000_000
 """Of pictures that were read and wait, 12 bytes each; one more is read below that."""
 BEHIND_PIXELS = 64_000_000
 """Of results that wait to be written, 3 to 4 bytes each."""
+_UNFINISHED = 4
+"""Results of which only the network's part is done count so many times: 12 bytes and more."""
+_MOST_WRITERS = 3
+"""Beside an accelerator, which is done with a small picture sooner than one thread with a file."""
 GRACE_SECONDS = 8.0
 """After a signal, for what is being written; systems kill what takes longer than some ten."""
 _LONGEST_QUEUE = 64
@@ -38,7 +48,7 @@ _PATIENCE = 0.1
 """Seconds between looks at whether the batch was stopped; also lets Windows notice Ctrl-C."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Read:
     """A picture that was read, or what became of it instead."""
 
@@ -56,9 +66,9 @@ class _Restored:
 
     read: _Read
     opened: Opened
-    result: Any
-    report: Report
+    rest: Rest
     pixels: int
+    """As they count while it waits."""
     warnings: tuple[str, ...]
 
 
@@ -120,6 +130,10 @@ class Batch:
         self._restored: queue.Queue[_Restored | None] = queue.Queue()
         self._ahead, self._behind = _Room(AHEAD_PIXELS), _Room(BEHIND_PIXELS)
         self._crash: BaseException | None = None
+        self._at_once = 1  # pictures in the network
+        # there the network needs all cores: what else needs them waits for it
+        self._is_cpu = upscaler.restorer.device.type == "cpu"
+        self._finishing = threading.Lock()  # torch brings threads of its own: one at a time
 
     @property
     def summary(self) -> Summary:
@@ -137,27 +151,41 @@ class Batch:
         self._started = time.monotonic()
         # daemons: a read or write that hangs must not keep a process from ending on a signal
         reader = threading.Thread(target=self._guard, args=(self._read_all,), daemon=True)
-        writer = threading.Thread(target=self._guard, args=(self._write_all,), daemon=True)
+        writers = [
+            threading.Thread(target=self._guard, args=(self._write_all,), daemon=True)
+            for _ in range(self._count_writers())
+        ]
         before, self.upscaler.progress = self.upscaler.progress, self._step
         with self._notes.listening():
-            reader.start()
-            writer.start()
+            for thread in (reader, *writers):
+                thread.start()
             try:
                 self._restore_all()
-                self._restored.put(None)
+                self._end_writing(writers)
                 # not in one long wait, which a signal might not reach, and on Windows does not
-                while writer.is_alive():
-                    writer.join(_PATIENCE)
+                while any(writer.is_alive() for writer in writers):
+                    for writer in writers:
+                        writer.join(_PATIENCE)
             finally:
                 self._stop.set()
-                self._restored.put(None)
-                writer.join(GRACE_SECONDS)
-                reader.join(GRACE_SECONDS)
+                self._end_writing(writers)
+                latest = time.monotonic() + GRACE_SECONDS
+                for thread in (*writers, reader):
+                    thread.join(max(latest - time.monotonic(), 0.0))
                 self.upscaler.progress = before
                 self._seconds = time.monotonic() - self._started
         if self._crash is not None:
             raise self._crash
         return self.summary
+
+    def _count_writers(self) -> int:
+        if self._is_cpu:
+            return 1
+        return max(min(_MOST_WRITERS, (os.cpu_count() or 1) - 1), 1)
+
+    def _end_writing(self, writers: Sequence[threading.Thread]) -> None:
+        for _ in writers:
+            self._restored.put(None)
 
     def _guard(self, work: Any) -> None:
         try:
@@ -213,19 +241,79 @@ class Batch:
     # restoring, in the caller's thread
 
     def _restore_all(self) -> None:
+        waiting: deque[_Read | None] = deque()
         while not self._stop.is_set():
-            try:
-                item = self._read.get(timeout=_PATIENCE)
-            except queue.Empty:
+            self._take_ready(waiting)
+            if not waiting:
                 continue
+            item = waiting.popleft()
             if item is None:
                 return
             if item.outcome is not None:
                 self._end(item, item.outcome)
                 continue
             self._behind.wait(self._stop)
-            if not self._stop.is_set():
+            if self._stop.is_set():
+                return
+            company = self._find_company(item, waiting)
+            if company:
+                self._restore_together(company)
+            else:
                 self._restore_one(item)
+
+    def _take_ready(self, waiting: deque[_Read | None]) -> None:
+        """Adds what was read by now to `waiting`; if there is nothing at all, waits a moment."""
+        with contextlib.suppress(queue.Empty):
+            if not waiting:
+                waiting.append(self._read.get(timeout=_PATIENCE))
+            while len(waiting) < _LONGEST_QUEUE:
+                waiting.append(self._read.get_nowait())
+
+    def _find_company(self, item: _Read, waiting: deque[_Read | None]) -> list[_Read]:
+        """`item` and those that wait and can go with it, taken out; none: it goes the usual way."""
+        if item.opened is None:
+            return []
+        try:
+            most = self.upscaler.most_together(item.opened, item.job.target)
+        except Exception:
+            return []  # the usual way knows what to do with it
+        if not most:
+            return []
+        company = [item]
+        for other in list(waiting):
+            if len(company) == most:
+                break
+            if other is not None and other.opened and other.opened.frame == item.opened.frame:
+                company.append(other)
+                waiting.remove(other)
+        return [] if self._is_cpu and len(company) == 1 else company
+
+    def _restore_together(self, items: Sequence[_Read]) -> None:
+        self._at_once = len(items)
+        try:
+            rests = self.upscaler.restore_together(
+                [(item.opened, item.job.target) for item in items if item.opened is not None]
+            )
+        except Exception as error:
+            # whichever picture it is about: alone, each has its own second tries and its own end
+            log.info("%d pictures at once: %s; going on one by one", len(items), error)
+            common = self._notes.take_common()
+            self._at_once = 1
+            for item in items:
+                self._behind.wait(self._stop)
+                if self._stop.is_set():
+                    return
+                self._restore_one(replace(item, warnings=(*item.warnings, *common)))
+            return
+        finally:
+            self._at_once = 1
+        for item, rest, told in zip(items, rests, self._notes.take_each(len(items)), strict=True):
+            assert item.opened is not None
+            self._ahead.add(-item.pixels)
+            if self._is_cpu:
+                rest = _done(rest)
+            told = (*item.warnings, *told, *self._notes.take())
+            self._put(item, item.opened, rest, 1 if self._is_cpu else _UNFINISHED, told)
 
     def _restore_one(self, item: _Read) -> None:
         job = item.job
@@ -238,9 +326,16 @@ class Batch:
             self._ahead.add(-item.pixels)
         report = self.upscaler.report
         assert report is not None
-        pixels = report.output_size[0] * report.output_size[1]
+        self._put(item, opened, lambda: (result, report), 1, self._heard(item))
+
+    def _put(
+        self, item: _Read, opened: Opened, rest: Rest, weight: int, warnings: tuple[str, ...]
+    ) -> None:
+        """Hands a picture on to be finished and written."""
+        height, width = opened.frame.size
+        pixels = weight * height * width
         self._behind.add(pixels)
-        self._restored.put(_Restored(item, opened, result, report, pixels, self._heard(item)))
+        self._restored.put(_Restored(item, opened, rest, pixels, warnings))
 
     def _restore(self, item: _Read) -> tuple[Opened, Any]:
         if item.opened is not None:
@@ -264,7 +359,7 @@ class Batch:
     def _progress(self, steps: int, of_steps: int) -> Progress:
         return Progress(
             len(self._outcomes), len(self.jobs), steps, of_steps, self._megapixels,
-            time.monotonic() - self._started,
+            time.monotonic() - self._started, self._at_once,
         )  # fmt: skip
 
     # writing
@@ -277,18 +372,22 @@ class Batch:
                 self._behind.add(-item.pixels)
 
     def _write_one(self, item: _Restored) -> None:
-        job, started = item.read.job, time.monotonic()
+        job = item.read.job
         try:
-            self.upscaler.write(item.result, item.opened, job.target, item.report)
+            with self._finishing:
+                result, report = item.rest()
+            started = time.monotonic()
+            self.upscaler.write(result, item.opened, job.target, report)
         except Exception as error:
             self._end(item.read, failed(job.source, job.target, error, self._heard(item)))
             return
-        seconds = round(item.report.seconds + time.monotonic() - started, 3)
-        report = replace(item.report, output=str(job.target), seconds=seconds)
+        seconds = round(report.seconds + time.monotonic() - started, 3)
+        report = replace(report, output=str(job.target), seconds=seconds)
         outcome = Outcome(
             job.source, job.target, "done", report.to_dict(), warnings=self._heard(item)
         )
-        self._end(item.read, outcome, item.pixels / 1e6)
+        width, height = report.output_size
+        self._end(item.read, outcome, width * height / 1e6)
 
     def _end(self, read: _Read, outcome: Outcome, megapixels: float = 0.0) -> None:
         if self.manifest is not None and outcome.state != "skipped":
@@ -315,3 +414,17 @@ class Batch:
             error=None if outcome.error is None else plain(outcome.error),
             seconds=float(outcome.report.get("seconds", 0.0)),
         )
+
+
+def _done(rest: Rest) -> Rest:
+    """`rest` after its work; what it raised is raised where its picture ends."""
+    try:
+        found = rest()
+    except Exception as error:
+        failure = error
+
+        def fail() -> Any:
+            raise failure
+
+        return fail
+    return lambda: found

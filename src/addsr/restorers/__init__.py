@@ -19,12 +19,15 @@ from addsr.models.hub import load_model as load_network
 from addsr.models.registry import ModelInfo
 
 from .base import Counter, Progress, Restorer, Wish, Words
-from .tiled import choose_tiled
+from .tiled import TiledRestorer, choose_tiled
 
 if TYPE_CHECKING:
     from .latent import PipelineModel
 
-__all__ = ["Choice", "Counter", "Progress", "Restorer", "Wish", "Words", "choose", "load_model"]
+__all__ = [
+    "Choice", "Counter", "Progress", "Restorer", "TiledRestorer", "Wish", "Words", "choose",
+    "load_model",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ class Wish:
     words: Words = Words()
     refine_decoder: RefineDecoder = "full"
     """What shows AddSR its predictions between steps."""
+    tile_batch: int | Literal["auto"] = "auto"
+    """Tiles that may go through the networks together."""
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ def make_latent_plan(source: tuple[int, int], wish: Wish, facts: LatentFacts, ro
     free = (room.host - fixed if room.device is None else room.device) * _SHARE
     free -= facts.moved_bytes
     batch = next((n for n in batches if stages.sampling(n) <= free), 1)
+    if wish.tile_batch != "auto":
+        batch = min(wish.tile_batch, stages.tiles)
     strip = stages.choose_strip(free, is_host)
     waiting = stages.maps(strip)
     # as `LatentStages` decides when it comes to that
