@@ -67,6 +67,14 @@ def test_every_case_becomes_a_row_and_the_page_comes_from_the_json(
     assert (tmp_path / "benchmarks.md").read_text() == page
 
 
+def test_the_page_in_the_docs_is_made_of_the_figures_there(gpu: Any, tmp_path: Path) -> None:
+    docs = ROOT / "docs"
+    (tmp_path / "gpu.json").write_bytes((docs / "gpu.json").read_bytes())
+    assert gpu.main(["--render-only", "--docs", str(tmp_path)]) == 0
+    page = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    assert page == (docs / "benchmarks.md").read_text(encoding="utf-8")
+
+
 def test_when_the_time_is_over_the_rest_is_named(gpu: Any, tmp_path: Path) -> None:
     other = {"device": "another card", "is_tiny": False, **EMPTY}
     (tmp_path / "gpu.json").write_text(json.dumps({"runs": [other]}))
