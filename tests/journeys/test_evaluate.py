@@ -192,15 +192,17 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(photos: Path, tmp_path: 
         add(photos, f"more{number}")
     command = words(photos, "bicubic", "--metrics", FEW, "-q", "--no-pictures")
     code = (
-        "import os, signal, sys\n"
+        "import os, signal, sys, threading\n"
         "from addsr.cli import main\n"
         "from addsr.evaluate import cache\n"
         "cache.COMMIT_SECONDS = 0\n"
         "usual = cache.Cache.{method}\n"
-        "def counting(*arguments, calls=[]):\n"
-        "    calls.append(1)\n"
-        "    if len(calls) > 4: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return usual(*arguments)\n"
+        "def counting(*arguments, calls=[], one=threading.Lock()):\n"
+        "    with one:\n"  # the fourth is whole, and no fifth has begun beside it
+        "        made = usual(*arguments)\n"
+        "        calls.append(1)\n"
+        "        if len(calls) == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return made\n"
         "cache.Cache.{method} = counting\n"
         "sys.exit(main(sys.argv[1:]))"
     )
