@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from addsr.diffusion.aggregate import tile_starts
@@ -38,35 +39,43 @@ from addsr.nets.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from addsr.pipelines import AddSRPipeline, SeeSRPipeline, StableSRPipeline
 from addsr.pipelines.config import PipelineConfig
 from addsr.pipelines.tagger import Tagger
+from addsr.pipelines.text import PromptEncoder
 
 TOKENS = 77
 """Of a prompt."""
 Part = Callable[[], Any]
 
 
-class RandomText:
+class Words:
+    """A tokenizer that makes as many tokens of every prompt as a text encoder takes."""
+
+    def __init__(self, size: int, tokens: int) -> None:
+        """`size` is that of the vocabulary."""
+        self.size, self.tokens = size, tokens
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __call__(self, _prompt: str, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(input_ids=[1] * self.tokens)
+
+
+def random_text(width: int, layers: int, heads: int, tokens: int) -> PromptEncoder:
     """A text encoder of Stable Diffusion 2's shape; the words of a prompt do not matter to it."""
+    from transformers import CLIPTextConfig, CLIPTextModel
 
-    def __init__(self, device: str, width: int, layers: int, heads: int, tokens: int) -> None:
-        from transformers import CLIPTextConfig, CLIPTextModel
-
-        config = CLIPTextConfig(
-            vocab_size=49408 if width == 1024 else 100,
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            max_position_embeddings=tokens,
-            hidden_act="gelu",
-            bos_token_id=0,
-            eos_token_id=1,
-        )
-        self.net: nn.Module = CLIPTextModel(config).eval().requires_grad_(False)
-        self.ids = torch.ones(1, tokens, dtype=torch.long, device=device)
-
-    @torch.no_grad()
-    def __call__(self, _prompt: str = "") -> Tensor:
-        return self.net(self.ids)[0]
+    config = CLIPTextConfig(
+        vocab_size=49408 if width == 1024 else 100,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=tokens,
+        hidden_act="gelu",
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    return PromptEncoder(Words(config.vocab_size, tokens), CLIPTextModel(config))
 
 
 def build(name: str, device: str, dtype: torch.dtype, *, is_tiny: bool) -> Any:
@@ -200,14 +209,13 @@ def _addsr(device: str, is_tiny: bool) -> AddSRPipeline:
     count = ram.tags
     # probabilities of random numbers mean nothing, and none is above 1: pictures have no tags
     tags = TagList(tuple(f"tag {k}" for k in range(count)), (1.0,) * count)
-    encoder = RandomText(device, *text)
     return AddSRPipeline(
         unet=build_seesr_unet(shape),
         controlnet=build_controlnet(shape),
         vae=build_vae(vae),
         prompt_embeds=torch.randn(1, text[3], shape.context),
         tagger=Tagger(net, tags),
-        text_encoder=encoder,
+        text_encoder=random_text(*text),
         tiny_decoder=TinyDecoder(tiny).eval().requires_grad_(False),
         config=config,
     )
@@ -270,7 +278,7 @@ def parts_of(name: str, pipe: Any, size: int) -> dict[str, Part]:
         "tiny decoder": lambda: show(latent),
         "tagger, tokens": lambda: tagger._embed(looked),
         "tagger, tags": lambda: tagger.net.classify(tokens),
-        "text encoder": pipe.text_encoder,
+        "text encoder": lambda: pipe.text_encoder("words"),
     }
 
 

@@ -133,7 +133,7 @@ def test_what_is_compiled_is_undone(
     assert len(asked) == 4
 
 
-def test_the_tagger_is_compiled_with_it(
+def test_tagger_and_text_encoder_are_compiled_with_it(
     make_addsr: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Asked:
@@ -145,11 +145,12 @@ def test_the_tagger_is_compiled_with_it(
         def compile(self, mode: Any) -> None:
             self.modes.append(mode)
 
-    tagger = Asked()
-    pipe = make_addsr(tagger=tagger)
+    tagger, text = Asked(), Asked()
+    pipe = make_addsr(tagger=tagger, text_encoder=text)
     pipe.compile("reduce-overhead")
     pipe.compile(None)
-    assert tagger.modes == ["reduce-overhead", None]
+    assert tagger.modes == text.modes == ["reduce-overhead", None]
+    make_addsr(text_encoder=lambda words: torch.zeros(1, 5, 24)).compile()  # cannot be
 
 
 def test_modes_that_cannot_be_are_refused(make_addsr: Callable[..., Any]) -> None:
@@ -187,16 +188,25 @@ def test_graphs_results_are_not_overwritten_by_the_next_run(
 
 def test_code_for_any_size_runs_without_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(compiled.torch, "compile", lambda f, **more: (asked.append(more), f)[1])
+    ran: list[str] = []
+
+    def make(_: Any, **more: Any) -> Any:
+        asked.append(more)
+        return lambda *_: ran.append(more["mode"])
+
+    monkeypatch.setattr(compiled.torch, "compile", make)
+    monkeypatch.setattr(compiled.torch.compiler, "cudagraph_mark_step_begin", lambda: None)
     call = Compiled("reduce-overhead")
     call("net", lambda x: x, has_one_shape=True)
-    call("decode", lambda x: x)
-    Compiled("default")("decode", lambda x: x)
-    assert [one["dynamic"] for one in asked] == [False, None, None]
-    assert asked[0]["mode"] == "reduce-overhead" and asked[2]["mode"] == "default"
-    assert asked[1]["options"] == {
-        "triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True
-    }  # fmt: skip
+    decode = call("decode", lambda x, taps: x)
+    for side, fidelity in ((8, 0.5), (8, 0.5), (9, 0.5), (8, 0.5), (8, 0.6), (7, 1.0)):
+        decode(torch.zeros(side), [torch.zeros(2, side)], fidelity)
+    graphs, plain = "reduce-overhead", "default"
+    assert ran == [graphs, graphs, plain, graphs, plain, plain]
+    # both are made once, the second one when it is needed
+    assert [(one["dynamic"], one["mode"]) for one in asked] == [
+        (False, graphs), (False, graphs), (True, plain)
+    ]  # fmt: skip
 
 
 def test_too_many_shapes_go_on_uncompiled(

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from addsr.errors import DependencyError, ModelError
+from addsr.errors import DependencyError, ModelError, OptionError
+from addsr.pipelines import compiled
 from addsr.pipelines.text import PromptEncoder
 
 TOKENS = 6
@@ -28,6 +29,34 @@ def test_a_prompt_is_embedded_at_the_trained_length(text_base: Path) -> None:
         text_base, torch_dtype=torch.bfloat16, local_files_only=True
     )
     assert half("").dtype == torch.bfloat16
+
+
+def test_compiled_it_gives_the_same_without_compiling_for_every_prompt(
+    text_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = PromptEncoder.from_pretrained(text_base, local_files_only=True)
+    prompts = ("a b", "", "a a b a")
+    wanted = [embed(prompt) for prompt in prompts]
+    make, shapes = torch.compile, list[tuple[int, ...]]()
+
+    def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        shapes.append(tuple(inputs[-1].shape))
+        return graph.forward
+
+    monkeypatch.setattr(
+        compiled.torch, "compile", lambda f, *, dynamic, fullgraph, **_: make(
+            f, backend=count, dynamic=dynamic, fullgraph=fullgraph
+        )
+    )  # fmt: skip
+    embed.compile()
+    for prompt, one in zip(prompts, wanted, strict=True):
+        torch.testing.assert_close(embed(prompt), one)
+    torch.compiler.reset()
+    assert len(shapes) == 1
+    embed.compile(None)
+    assert torch.equal(embed("a b"), wanted[0])
+    with pytest.raises(OptionError, match="mode: 'fast' is unknown"):
+        embed.compile("fast")  # type: ignore[arg-type]
 
 
 def test_words_that_are_cut_off_are_named(

@@ -55,6 +55,8 @@ def aggregate(model: TileModel, z_lr: Tensor, spec: TileSpec) -> Callable[[Tenso
         InputError: `z_t` is of another batch or size than `z_lr`.
     """
     height, width = z_lr.shape[-2:]
+    if max(height, width) <= spec.tile:
+        return _untiled(model, z_lr)
     tops, rows = windows(height, spec, offset=0.5 if spec.parity else 0.0)
     lefts, columns = windows(width, spec)
     tile_height, tile_width = rows.shape[-1], columns.shape[-1]
@@ -67,8 +69,7 @@ def aggregate(model: TileModel, z_lr: Tensor, spec: TileSpec) -> Callable[[Tenso
         return z[..., top : top + tile_height, left : left + tile_width]
 
     def predict(z_t: Tensor, t: Tensor) -> Tensor:
-        if z_t[:, 0].shape != z_lr[:, 0].shape:
-            raise InputError(f"z_lr {tuple(z_lr.shape)} and z_t {tuple(z_t.shape)} differ in shape")
+        _check_alike(z_t, z_lr)
         fused = torch.zeros(z_t.shape, device=z_t.device)  # float32, whatever the network's type
         for k in range(0, len(places), spec.batch):
             some = places[k : k + spec.batch]
@@ -81,6 +82,21 @@ def aggregate(model: TileModel, z_lr: Tensor, spec: TileSpec) -> Callable[[Tenso
         return fused
 
     return predict
+
+
+def _untiled(model: TileModel, z_lr: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """`aggregate` of a single tile, all of whose weights are 1."""
+
+    def predict(z_t: Tensor, t: Tensor) -> Tensor:
+        _check_alike(z_t, z_lr)
+        return model(z_t, t, z_lr).float()
+
+    return predict
+
+
+def _check_alike(z_t: Tensor, z_lr: Tensor) -> None:
+    if z_t[:, 0].shape != z_lr[:, 0].shape:
+        raise InputError(f"z_lr {tuple(z_lr.shape)} and z_t {tuple(z_t.shape)} differ in shape")
 
 
 def windows(length: int, spec: TileSpec, offset: float = 0.0) -> tuple[tuple[int, ...], Tensor]:

@@ -120,6 +120,13 @@ def _cpu_flags() -> set[str]:
     return set(lines[0].partition(":")[2].split()) if lines else set()
 
 
+def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`x` on `device`, from main memory without waiting for what a GPU has still to do."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that a run may still take on `device`."""
     if device.type == "cuda":

@@ -1,7 +1,7 @@
 """torch.compile for the networks of a pipeline, with CUDA graphs where they are wanted.
 
 What runs on tiles has the same shapes all along, over steps, timesteps and pictures; what runs on a
-whole picture is compiled for the first size it meets and then for any.
+whole picture is compiled for the first size it meets and once more for all others.
 diffusers' `compile_repeated_blocks` would compile less and leave the launches between the blocks,
 which are what a GPU waits for here.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -24,6 +25,10 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotun
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
 """Those that record CUDA graphs: no launches, at the price of fixed places in memory."""
+_WITHOUT_GRAPHS: dict[str, CompileMode] = {
+    "reduce-overhead": "default",
+    "max-autotune": "max-autotune-no-cudagraphs",
+}
 
 
 class Compiled:
@@ -46,7 +51,12 @@ class Compiled:
         return self.mode in GRAPH_MODES
 
     def __call__(
-        self, name: str, function: Callable[..., Any], *, has_one_shape: bool = False
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *,
+        has_one_shape: bool = False,
+        has_breaks: bool = False,
     ) -> Callable[..., Any]:
         """`function`, or what torch.compile made of the first one of that `name`.
 
@@ -55,31 +65,45 @@ class Compiled:
         Args:
             has_one_shape: compile for each shape anew; otherwise the second one brings code for
                 all others.
+            has_breaks: of a library's network, parts of which may stay uncompiled.
         """
         if self.mode is None:
             return function
         if name not in self._made:
-            made = torch.compile(
-                function,
-                dynamic=False if has_one_shape else None,
-                fullgraph=True,
-                **_settings(self.mode, has_one_shape),
-            )
-            self._made[name] = _told(_replayed(made) if self.has_graphs else made, function)
+            make = partial(self._make, function, has_breaks=has_breaks)
+            made = make(self.mode, is_dynamic=False)
+            if not has_one_shape:
+                # without graphs: one would be recorded, and its memory kept, for each size
+                mode = _WITHOUT_GRAPHS.get(self.mode, self.mode)
+                made = _by_shape(made, cache(lambda: make(mode, is_dynamic=True)))
+            self._made[name] = _told(made, function)
         return self._made[name]
 
+    @staticmethod
+    def _make(
+        function: Callable[..., Any], mode: CompileMode, *, is_dynamic: bool, has_breaks: bool
+    ) -> Callable[..., Any]:
+        made = torch.compile(function, dynamic=is_dynamic, fullgraph=not has_breaks, mode=mode)
+        return _replayed(made) if mode in GRAPH_MODES else made
 
-def _settings(mode: str, has_one_shape: bool) -> dict[str, Any]:
-    """Arguments of torch.compile for a mode.
 
-    Code for any size runs without graphs: one would be recorded, and its memory kept, for each.
+def _by_shape(
+    first: Callable[..., Any], make_others: Callable[[], Callable[..., Any]]
+) -> Callable[..., Any]:
+    """`first` for the shapes and numbers of the first call, one other function for all that differ.
+
+    torch's own way from one to the other, `dynamic=None`, leaves VAEs without CUDA graphs.
     """
-    if mode not in GRAPH_MODES or has_one_shape:
-        return {"mode": mode}
-    from torch._inductor import list_mode_options
+    known: list[Any] = []
 
-    skip = {"triton.cudagraph_skip_dynamic_graphs": True}
-    return {"options": {**list_mode_options(mode), **skip}}
+    def run(*args: Any) -> Any:
+        leaves = pytree.tree_leaves(args)
+        shapes = [tuple(x.shape) if isinstance(x, Tensor) else x for x in leaves]
+        if not known:
+            known.append(shapes)
+        return (first if shapes == known[0] else make_others())(*args)
+
+    return run
 
 
 def _replayed(made: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from addsr.diffusion.addsr import (
     SEESR_STEPS,
     Cue,
 )
+from addsr.engines.device import send
 from addsr.errors import MemoryLimitError, ModelError, OptionError
 from addsr.image.alpha import fill_transparent
 from addsr.image.color import ColorFix
@@ -219,9 +220,10 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
 
     def compile(self, mode: CompileMode | None = "default") -> None:
         super().compile(mode)
-        compile_tagger = getattr(self.tagger, "compile", None)  # one of the user's may have none
-        if compile_tagger is not None:
-            compile_tagger(mode)
+        for part in (self.tagger, self.text_encoder):
+            compile_part = getattr(part, "compile", None)  # one of the user's may have none
+            if compile_part is not None:
+                compile_part(mode)
 
     @property
     def parts(self) -> Parts:
@@ -475,7 +477,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             self.config.tile,
         )  # fmt: skip
         stays = stages.has_room(canvas.padded, options)
-        near = [one.rgb.to(self.device) if stays else one.rgb for one in some]
+        near = [send(one.rgb, self.device) if stays else one.rgb for one in some]
         filled = torch.cat([canvas.fill(rgb) for rgb in near])  # (B, 3, H, W) in [-1, 1]
         cue = Cue((filled + 1) / 2, torch.cat([one.tokens for one in some]))
         own = replace(options, context=torch.cat([one.context for one in some]))
@@ -483,12 +485,16 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
         z_lr, _ = stages.encode(filled, own, seeds, False)
         z = self._run(z_lr, cue, own, control_scale, refined, seeds, ended)
         if options.output == "latent":
-            return list(z.cpu().split(1))
+            latents = list(z.cpu().split(1))
+            stages.settle()
+            return latents
         restored = canvas.empty(stages.decode(z, (), own, stays=stays)).split(1)
-        return [
+        results = [
             finish(part, rgb, one.picture, one.encoding, canvas, own)
             for part, rgb, one in zip(restored, near, some, strict=True)
         ]
+        stages.settle()
+        return results
 
     def _run(
         self,

@@ -17,6 +17,7 @@ from addsr.diffusion.addsr import (
     sample_seesr_latent,
 )
 from addsr.diffusion.ddpm import start_latent
+from addsr.engines.device import send
 from addsr.image.encoding import Encoding
 from addsr.image.kinds import Picture
 from addsr.nets.seesr import ConditionEncoder, ControlledUnet, encode_in_strips
@@ -213,7 +214,8 @@ class SeeSRStages(LatentStages):
 
     def _encode_condition(self, picture: Tensor, options: Options) -> Tensor:
         """The ControlNet's map of a canvas in [0, 1]."""
-        x = picture.to(self.device, self.dtype)
+        # predictions come in the VAE's layout: another one would be compiled for
+        x = picture.to(self.device, self.dtype).contiguous()
         encoder = self.net.controlnet.controlnet_cond_embedding
         assert isinstance(encoder, ConditionEncoder)
 
@@ -227,4 +229,4 @@ class SeeSRStages(LatentStages):
 def _noises(like: Tensor, generator: NoiseSource) -> Iterator[Tensor]:
     """Standard normal latents, drawn on the CPU whatever the device."""
     while True:
-        yield draw(tuple(like.shape), generator).to(like.device)
+        yield send(draw(tuple(like.shape), generator), like.device)

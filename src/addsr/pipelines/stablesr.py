@@ -299,6 +299,8 @@ class StableSRPipeline(LatentPipeline[Stages]):
         z_lr, taps = stages.encode(canvas.fill(rgb), options, generator, has_taps)
         z = stages.sample(z_lr, walk, options, generator, ended)
         if options.output == "latent":
+            stages.settle()
             return z.cpu()
         restored = canvas.empty(stages.decode(z, taps, options))
+        stages.settle()
         return finish(restored, rgb, picture, encoding, canvas, options)

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from addsr.diffusion.aggregate import TileModel, TileSpec, aggregate
-from addsr.engines.device import free_memory
+from addsr.engines.device import free_memory, send
 from addsr.engines.memory import is_out_of_memory, release_memory
-from addsr.errors import DependencyError, MemoryLimitError, ModelError, OptionError
+from addsr.errors import DependencyError, MemoryLimitError, OptionError
+from addsr.nets.group_norm import use_channelwise
 from addsr.nets.stablesr import (
     FeatureWrapping,
     GuidedUnet,
@@ -30,6 +31,7 @@ from addsr.nets.stablesr.cfw import Taps
 from addsr.nets.stablesr.strips import WAITING, StripVae
 
 from .compiled import Compiled, CompileMode
+from .finite import FiniteChecks
 from .options import Options
 from .walk import NoiseSource, Walk, draw
 
@@ -46,10 +48,6 @@ _SHARE = 0.8
 """Of the free memory, what maps may wait in."""
 
 _T = TypeVar("_T")
-
-
-class NotFiniteError(ModelError):
-    """The networks gave NaN or infinity; half precision may be to blame."""
 
 
 class LatentStages:
@@ -70,6 +68,7 @@ class LatentStages:
         self._batch_limit: int | None = None  # after memory ran out once, for all that follows
         self._strip_limit: int | None = None
         self._compiled = Compiled()
+        self._checks = FiniteChecks()
         for net in self.nets().values():
             net.eval().requires_grad_(False)
 
@@ -126,6 +125,9 @@ class LatentStages:
                 f"mode: {mode!r} records CUDA graphs, for which networks stay on the device; use "
                 "'default', or leave out enable_model_cpu_offload"
             )
+        if mode is not None:  # the other networks' maps are too small for it to pay
+            for net in filter(None, (self.vae, self.cfw)):
+                use_channelwise(net)
         self._compiled = compiled
 
     @property
@@ -144,7 +146,8 @@ class LatentStages:
         Raises:
             NotFiniteError, MemoryLimitError
         """
-        x = given.to(self.device, self.dtype)
+        self._checks.forget()  # of a run that was broken off
+        x = send(given, self.device).to(self.dtype)
 
         def whole() -> tuple[Tensor, Taps]:
             if self._wrapped is not None:
@@ -158,7 +161,7 @@ class LatentStages:
             moments, taps = self._in_strips(given.shape, options, whole, striped)
         mean, log_variance = moments.float().chunk(2, dim=1)
         if options.is_sampled:
-            noise = draw(tuple(mean.shape), generator).to(mean.device)
+            noise = send(draw(tuple(mean.shape), generator), mean.device)
             mean = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
         self._check(mean, "vae: encoding")
         kept = taps if has_taps else ()
@@ -277,11 +280,15 @@ class LatentStages:
             )  # fmt: skip
 
     def _check(self, x: Tensor, doing: str) -> None:
-        if not bool(x.isfinite().all()):
-            raise NotFiniteError(
-                f"{doing} in {self.dtype} gave NaN or infinity; use "
-                "pipe.to(torch.bfloat16) or pipe.to(torch.float32)"
-            )
+        self._checks.ask(x, f"{doing} in {self.dtype}")
+
+    def settle(self) -> None:
+        """Waits for the networks' numbers to be found finite: before a result is handed out.
+
+        Raises:
+            NotFiniteError
+        """
+        self._checks.settle()
 
     @contextmanager
     def _working(self, *names: str) -> Generator[None]:
@@ -349,11 +356,11 @@ class Stages(LatentStages):
         def model(z_t: Tensor, t: Tensor, lr: Tensor) -> Tensor:
             return run(z_t.to(dtype), t, lr.to(dtype), context, negative, options.guidance)
 
-        noise = draw(tuple(z_lr.shape), generator).to(device)
+        noise = send(draw(tuple(z_lr.shape), generator), device)
         z = walk.start(z_lr, noise, from_noise=options.from_noise).float()
         with self._working("unet", "encoder", "sft"):
             for k, timestep in enumerate(walk.timesteps):
-                t = torch.tensor([timestep], device=device)
+                t = torch.full((1,), timestep, device=device)  # no copy to wait for
                 output = self._predict(model, walk.model_input(z, k), t, z_lr, options.spec)
                 # here and not at the end: a picture may take minutes
                 self._check(output, "latents: sampling")

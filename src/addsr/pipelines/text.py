@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from addsr.engines.device import send
 from addsr.errors import DependencyError, ModelError, OutputError
 from addsr.models.pipeline_files import TEXT_ENCODER, TOKENIZER
+
+from .compiled import Compiled, CompileMode
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ class PromptEncoder:
                 f"{network.config.vocab_size}; fetch the base again"
             )
         self.tokenizer, self.encoder = tokenizer, network
+        self._compiled = Compiled()
 
     @classmethod
     def from_pretrained(
@@ -105,7 +109,19 @@ class PromptEncoder:
         cut = self.tokenizer(
             prompt, padding="max_length", max_length=self.tokens, truncation=True
         ).input_ids
-        return self.encoder(torch.tensor([cut], device=self.encoder.device))[0]
+        ids = send(torch.tensor([cut]), self.encoder.device)
+        return self._compiled("text", self._embed, has_one_shape=True, has_breaks=True)(ids)
+
+    def compile(self, mode: CompileMode | None = "default") -> None:
+        """Has the encoder compiled by torch.compile when it runs next; None: no more.
+
+        Raises:
+            OptionError: a mode that is unknown.
+        """
+        self._compiled = Compiled(mode)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return self.encoder(ids)[0]
 
     def _whole(self, prompt: str) -> list[int]:
         return self.tokenizer(prompt, truncation=False, verbose=False).input_ids

@@ -19,6 +19,7 @@ from addsr.diffusion.ddpm import (
     ddpm_step,
     start_latent,
 )
+from addsr.engines.device import send
 from addsr.errors import OptionError
 
 from .config import Spacing
@@ -106,7 +107,7 @@ class OwnWalk:
 
     def step(self, k: int, z: Tensor, output: Tensor) -> Tensor:
         index = len(self.timesteps) - 1 - k
-        noise = draw(tuple(z.shape), self._generator).to(z.device)
+        noise = send(draw(tuple(z.shape), self._generator), z.device)
         return self._step(self.schedule, z, output, noise, index, self._prediction)
 
 

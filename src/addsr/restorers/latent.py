@@ -27,7 +27,7 @@ from addsr.models.pipeline_files import find_variant, find_weights
 from addsr.models.registry import ModelInfo
 from addsr.models.store import find_tagger, recorded_hash
 from addsr.pipelines import AddSRPipeline, SeeSRPipeline, StableSRPipeline
-from addsr.pipelines.stages import NotFiniteError
+from addsr.pipelines.finite import NotFiniteError
 from addsr.pipelines.tagger import Tagger
 from addsr.pipelines.tiny import PART as TINY
 from addsr.pipelines.tiny import find_tiny
