@@ -139,12 +139,18 @@ def _value(text: str) -> Any:
 
 
 def measure(
-    one: Setting, folder: Path, device: torch.device, passes: int, *, is_tiny: bool
+    one: Setting,
+    folder: Path,
+    device: torch.device,
+    passes: int,
+    *,
+    is_tiny: bool,
+    warm: int | None = None,
 ) -> dict[str, Any]:
     """The row of a setting: figures of `passes` passes, or why there are none.
 
-    A third as many come before, to warm up. A pass is what one batch takes; with `accumulate` so
-    many of them make a step.
+    `warm` come before that are not counted, a third as many if None. A pass is what one batch
+    takes; with `accumulate` so many of them make a step.
     """
     row: dict[str, Any] = asdict(one)
     is_cuda = device.type == "cuda"
@@ -156,7 +162,7 @@ def measure(
         torch.cuda.set_per_process_memory_fraction(share, device)
         torch.cuda.reset_peak_memory_stats()
     try:
-        row |= _run(one, folder, device, passes, is_tiny=is_tiny)
+        row |= _run(one, folder, device, passes, warm or max(2, passes // 3), is_tiny=is_tiny)
     except torch.OutOfMemoryError:
         return row | {"not_run": "out of memory"}
     # one setting that fails must not cost the others
@@ -174,13 +180,12 @@ def measure(
 
 
 def _run(
-    one: Setting, folder: Path, device: torch.device, passes: int, *, is_tiny: bool
+    one: Setting, folder: Path, device: torch.device, passes: int, warm: int, *, is_tiny: bool
 ) -> dict[str, Any]:
     whole = recipe(one, folder, is_tiny=is_tiny)
     side, start = whole.data.crop_px, 0.0
     task = make_task(whole, device)
     factor = 4 if is_tiny else 8
-    warm = max(2, passes // 3)
     for k in range(warm + passes):
         if k == warm:
             _wait(device)
@@ -267,8 +272,53 @@ def render(data: dict[str, Any]) -> str:
                     f"{memory / GB:.1f}" if memory else "-", "",
                 ]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
+        if run.get("scaling"):
+            lines += ["", *_render_scaling(run["scaling"])]
         lines.append(f"\ntorch {run['torch']}\n")
     return "\n".join(lines)
+
+
+def _render_scaling(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The table of benchmarks/scaling.py."""
+    lines = [
+        "AddSR over several cards of this kind (`python benchmarks/scaling.py`): each has its own "
+        "pictures, gradients are averaged after every step. The share is of what so many single "
+        "cards would do.\n",
+        "| cards | batch of a card | passes of a step | s / pass | pictures / s | share | note |",
+        "|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    single = {
+        row["accumulate"]: row["seconds"]
+        for row in rows if row["cards"] == 1 and "seconds" in row
+    }  # fmt: skip
+    for row in rows:
+        if "not_run" in row:
+            lines.append(f"| {row['cards']} | - | - | - | - | - | not run: {row['not_run']} |")
+            continue
+        alone = single.get(row["accumulate"])
+        share = f"{alone / row['seconds']:.1%}" if alone else "-"
+        lines.append(
+            f"| {row['cards']} | {row['batch']} | {row['accumulate']} | {row['seconds']:.3g} "
+            f"| {row['cards'] * row['batch'] / row['seconds']:.3g} | {share} | |"
+        )
+    return lines
+
+
+def read_runs(
+    data: Path, device: torch.device, *, is_tiny: bool
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """All runs of the JSON file, and the one of this device, new if there was none."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    own = {"device": name, "torch": torch.__version__, "is_tiny": is_tiny}
+    runs: list[dict[str, Any]] = []
+    if data.is_file():
+        runs = json.loads(data.read_text(encoding="utf-8"))["runs"]
+    for run in runs:
+        if (run["device"], run["is_tiny"]) == (name, is_tiny):
+            run |= own
+            return runs, run
+    runs.append({**own, "rows": []})
+    return runs, runs[-1]
 
 
 def write(path: Path, text: str) -> None:
@@ -330,13 +380,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # what cuDNN tries needs memory of its own, which says nothing of the training
     torch.backends.cudnn.benchmark = not options.budgets
     write_folders(options.folder, options.only, device, is_tiny=options.tiny)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    run: dict[str, Any] = {
-        "device": name, "torch": torch.__version__, "is_tiny": options.tiny, "rows": []
-    }  # fmt: skip
     data = options.docs / "training-memory.json"
-    runs: list[Any] = json.loads(data.read_text())["runs"] if data.is_file() else []
-    runs = [r for r in runs if any(r[k] != run[k] for k in ("device", "is_tiny"))] + [run]
+    runs, run = read_runs(data, device, is_tiny=options.tiny)
+    run["rows"] = []
 
     def add(one: Setting) -> None:
         if time.monotonic() >= end:

@@ -89,3 +89,32 @@ def test_addsrs_settings_are_measured(bench: Any, tmp_path: Path) -> None:
     settings = [(row["batch"], row["checkpointing"]) for row in run["rows"] if not row["optim"]]
     assert settings == [(2, True), (2, False), (1, True)]
     assert all(row["seconds"] > 0 and row["flops"] > 0 for row in run["rows"])
+
+
+def test_cards_are_set_against_as_many_single_ones(bench: Any, tmp_path: Path) -> None:
+    def row(cards: int, seconds: float, accumulate: int) -> dict[str, Any]:
+        setting = asdict(bench.Setting("addsr", 2, accumulate=accumulate))
+        return {"cards": cards, **setting, "seconds": seconds}
+
+    rows = [row(1, 1.0, 1), row(1, 0.8, 8), row(2, 1.25, 1), row(2, 0.8, 8)]
+    page = "\n".join(bench._render_scaling([*rows, {"cards": 4, "not_run": "no such card"}]))
+    assert "| 2 | 2 | 1 | 1.25 | 3.2 | 80.0% | |" in page
+    assert "| 2 | 2 | 8 | 0.8 | 5 | 100.0% | |" in page
+    assert "| 4 | - | - | - | - | - | not run: no such card |" in page
+
+
+@pytest.mark.slow
+def test_processes_train_together_and_are_measured(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    scaling = importlib.import_module("scaling")
+    assert bench.main(command(tmp_path, "--minutes", "0", "--only", "cfw")) == 0
+    more = ["--tiny", "--device", "cpu", "--passes", "1", "--accumulate", "2"]
+    folders = ["--folder", str(tmp_path / "weights"), "--docs", str(tmp_path)]
+    assert scaling.main([*more, *folders]) == 0
+    (run,) = json.loads((tmp_path / "training-memory.json").read_text())["runs"]
+    assert [(row["cards"], row["accumulate"]) for row in run["scaling"]] == [(1, 2), (2, 2)]
+    assert all(row["seconds"] > 0 for row in run["scaling"])
+    assert len(run["rows"]) == 4  # those of the other script stay
+    assert scaling.main([*more, *folders, "--cards", "two"]) == 2
