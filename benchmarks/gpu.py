@@ -26,7 +26,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from torch import Tensor
 
 from addsr.diffusion.aggregate import tile_starts
 from addsr.errors import AddsrError, OptionError
+from addsr.pipelines.prompts import IMAGE_TOKENS
 
 DOCS = Path(__file__).parent.parent / "docs"
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -229,25 +231,29 @@ class Bench:
             self.warm.add(setting)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        repeats = self.args.repeats if steps <= REPEATED else 1
-        runs: list[Run] = []
-        for _ in range(repeats):
-            runs.append(self._time(pipe, lr, steps, options))
-            if self.left() <= 0:
-                break
+        # with a look at every step and part, which the device has to be waited for
+        watched = self._time(pipe, lr, steps, options, is_watched=True)
+        runs, bare = [watched], list[Run]()
+        if steps == case.steps:
+            repeats = self.args.repeats if steps <= REPEATED else 1
+            runs = self._repeat(repeats, pipe, lr, steps, options)
+            if watched.words:
+                with without_words(pipe):
+                    bare = self._repeat(repeats, pipe, lr, steps, _wordless(pipe, options))
         seconds = statistics.median(run.seconds for run in runs)
-        gaps = [gap for run in runs for gap in run.gaps]
-        for name in runs[0].words:
-            found[f"{name}_seconds"] = statistics.median(run.words[name] for run in runs)
-        if gaps:
-            found["seconds_per_step"] = statistics.median(gaps)
+        for name, value in watched.words.items():
+            found[f"{name}_seconds"] = value
+        if bare:
+            found["seconds_without_words"] = statistics.median(run.seconds for run in bare)
+        if watched.gaps:
+            found["seconds_per_step"] = statistics.median(watched.gaps)
             if case.variant == "plain":
                 per_tile = found["seconds_per_step"] / self._tiles(case.size)
                 self.per_tile[case.model, case.dtype] = per_tile
                 around = max(seconds - steps * found["seconds_per_step"], 0.0)
                 self.per_pixel[case.model, case.dtype] = around / case.size**2
         if steps < case.steps:
-            if not gaps:
+            if not watched.gaps:
                 return {"not_run": "the time was over"}
             seconds += (case.steps - steps) * found["seconds_per_step"]
         found |= {"seconds": seconds, "runs": len(runs)} | self._compared(case, steps, runs[0])
@@ -255,6 +261,15 @@ class Bench:
             found["peak_bytes"] = torch.cuda.max_memory_allocated()
             found["reserved_bytes"] = torch.cuda.max_memory_reserved()
         return found
+
+    def _repeat(
+        self, times: int, pipe: Any, lr: Tensor, steps: int, options: dict[str, Any]
+    ) -> list[Run]:
+        """Runs without a look at anything, one at least."""
+        runs = [self._time(pipe, lr, steps, options)]
+        while len(runs) < times and self.left() > 0:
+            runs.append(self._time(pipe, lr, steps, options))
+        return runs
 
     def _compared(self, case: Case, steps: int, run: Run) -> dict[str, float]:
         """How far the picture of a variant is from the plain one of the same steps and seed."""
@@ -267,8 +282,16 @@ class Bench:
         gap = (run.images - self.plain[key]).abs()
         return {"mean_difference": float(gap.mean()), "largest_difference": float(gap.max())}
 
-    def _time(self, pipe: Any, lr: Tensor, steps: int, options: dict[str, Any]) -> Run:
-        """A whole call."""
+    def _time(
+        self,
+        pipe: Any,
+        lr: Tensor,
+        steps: int,
+        options: dict[str, Any],
+        *,
+        is_watched: bool = False,
+    ) -> Run:
+        """A whole call; only a watched one tells of its steps and parts, for which it waits."""
         ends: list[float] = []
 
         def ended(_pipe: object, _step: int, _t: float, _tensors: dict[str, Any]) -> None:
@@ -277,12 +300,12 @@ class Bench:
 
         words = {k: v for k in WORDS if isinstance(v := getattr(pipe, k, None), Timed)}
         for one in words.values():
-            one.seconds = 0.0
+            one.seconds, one.is_watched = 0.0, is_watched
         self._wait()
         started = time.perf_counter()
         output = pipe(
             lr, steps, generator=torch.Generator().manual_seed(1), output_type="pt",
-            callback_on_step_end=ended, **options,
+            callback_on_step_end=ended if is_watched else None, **options,
         )  # fmt: skip
         self._wait()
         seconds, n = time.perf_counter() - started, len(lr)
@@ -293,6 +316,29 @@ class Bench:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+@contextmanager
+def without_words(pipe: Any) -> Generator[None]:
+    """A pipeline that is given prompt and tokens, and finds none itself."""
+    kept = {name: getattr(pipe, name) for name in WORDS}
+    try:
+        for name in WORDS:
+            setattr(pipe, name, None)
+        yield
+    finally:
+        for name, part in kept.items():
+            setattr(pipe, name, part)
+
+
+def _wordless(pipe: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """`options` with embeddings in place of what words would be made into."""
+    rest = {k: v for k, v in options.items() if k != "negative_prompt"}
+    tokens = torch.zeros(1, IMAGE_TOKENS, pipe._image_width)
+    found = {**rest, "prompt_embeds": pipe.prompt_embeds, "image_tokens": tokens}
+    if "negative_prompt" in options:
+        found["negative_prompt_embeds"] = pipe.prompt_embeds
+    return found
 
 
 def listed(text: str, known: Sequence[str], name: str) -> list[str]:

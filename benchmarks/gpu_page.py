@@ -23,10 +23,13 @@ one run to the next, so that smaller gaps between variants say nothing.
 Memory is the peak of what torch had allocated, weights included.
 
 "Words" is what finds words for a picture and is part of the seconds: the tagger (RAM) and the text
-encoder. TFLOP/s are counted operations (torch's FlopCounterMode, two for a multiplication and its
-addition) by the seconds of the row; the floor is those operations at what the card can do at most
-in half precision without sparsity. "Differs by" is the mean difference of a variant's picture from
-the plain one, of 1: layouts and compilation change rounding alone, which random networks amplify.
+encoder, each timed in a run that waits for it. "Without words" are calls that are handed prompt and
+tokens: VAE, ControlNet, U-Net and what lies between. Steps are timed in a run that waits for each,
+and so take longer there than in the others. TFLOP/s are counted operations (torch's
+FlopCounterMode, two for a multiplication and its addition) by the seconds of the row; the floor is
+those operations at what the card can do at most in half precision without sparsity. "Differs by" is
+the mean difference of a variant's picture from the plain one, of 1: layouts and compilation change
+rounding alone, which random networks amplify.
 """
 _NAMES = {"addsr": "AddSR", "seesr": "SeeSR", "stablesr": "StableSR"}
 _VARIANTS = {
@@ -143,8 +146,9 @@ def _speed_up(run: Row) -> str:
     rows = [row for row in run["rows"] if "seconds" in row]
     lines = [
         "How many times AddSR is faster than SeeSR, whole calls of the same setting:\n",
-        "| output | type | variant | SeeSR | AddSR | times faster | by operations |",
-        "|---|---|---|---|---|---:|---:|",
+        "| output | type | variant | SeeSR | AddSR | times faster | without words "
+        "| by operations |",
+        "|---|---|---|---|---|---:|---:|---:|",
     ]
     count = len(lines)
     for theirs in (row for row in rows if row["model"] == "seesr"):
@@ -162,6 +166,7 @@ def _speed_up(run: Row) -> str:
                 f"{theirs['steps']} steps, {_digits(theirs['seconds'])} s",
                 f"{told}, {_digits(ours['seconds'])} s",
                 f"{theirs['seconds'] / ours['seconds']:.2f}",
+                f"{_without_words(theirs) / _without_words(ours):.2f}",
                 f"{work[0] / work[1]:.2f}" if work[0] and work[1] else "-",
             ]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
@@ -175,7 +180,7 @@ def _aims(rows: list[Row]) -> str:
         found = [
             row for row in rows
             if row["model"] == "addsr" and row["steps"] == steps and row["size"] == 512
-            and "seconds" in row and "tiny" not in row["variant"]
+            and "seconds" in row and not {"tiny", "4"} & set(row["variant"].split("-"))
         ]  # fmt: skip
         if not found:
             continue
@@ -191,6 +196,8 @@ def _aims(rows: list[Row]) -> str:
 
 
 def _without_words(row: Row) -> float:
+    if "seconds_without_words" in row:
+        return row["seconds_without_words"]
     words = row.get("tagger_seconds", 0.0) + row.get("text_encoder_seconds", 0.0)
     seconds: float = row["seconds"] - words
     return seconds

@@ -136,7 +136,8 @@ def test_addsr_and_seesr_are_measured_with_their_parts(gpu: Any, tmp_path: Path)
         ("addsr", 3, "batch-4"), ("seesr", 1, "batch-4"),
     ]  # fmt: skip
     for row in rows.values():
-        assert 0 < row["tagger_seconds"] + row["text_encoder_seconds"] < row["seconds"]
+        for name in ("tagger_seconds", "text_encoder_seconds", "seconds_without_words"):
+            assert row[name] > 0
     assert rows["addsr", 3, "tiny-decoder"]["mean_difference"] > 1e-5
     assert "mean_difference" not in rows["addsr", 3, "batch-4"]
     (parts,) = run["parts"]
@@ -165,7 +166,19 @@ def test_what_was_aimed_at_is_judged_by_the_best_row_without_words(gpu: Any) -> 
     told = page._aims([row, row | {"variant": "graphs", "seconds": 0.034}])
     assert "1 step at 512 px in 25 ms without words: reached, 24.0 ms (bf16, graphs; 34.0" in told
     assert "not reached, 30.0 ms" in page._aims([row])
+    four = row | {"variant": "graphs-batch-4", "seconds": 0.02}
+    assert "not reached, 30.0 ms" in page._aims([row, four])  # not what a single picture takes
+    assert "reached, 21.0 ms" in page._aims([row | {"seconds_without_words": 0.021}])
     assert page._aims([row | {"size": 2048}, row | {"not_run": "x", "seconds": None}][:1]) == ""
+
+
+def test_what_finds_words_is_put_back(gpu: Any) -> None:
+    pipe = gpu.build("addsr", "cpu", torch.float32, is_tiny=True)
+    parts = pipe.tagger, pipe.text_encoder
+    with pytest.raises(KeyError), gpu.without_words(pipe):
+        assert pipe.tagger is pipe.text_encoder is None
+        raise KeyError
+    assert (pipe.tagger, pipe.text_encoder) == parts
 
 
 def test_rows_of_two_runs_come_together(gpu: Any, tmp_path: Path) -> None:
