@@ -108,7 +108,7 @@ class Tagger:
         ready = prepare(
             image.to(self.device), side, interpolation=interpolation, antialias=self.antialias
         )
-        return ready.to(self.dtype)
+        return ready.to(self.dtype).contiguous()  # another layout would be compiled for
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes weights, shape and the two lists into `folder`.
