@@ -19,8 +19,9 @@ from torch import Tensor
 import addsr
 from addsr.engines.run import Engine, TileTooLarge
 from addsr.errors import InputError, MemoryLimitError, OptionError, OutputError
-from addsr.image.io import read_file, read_image, read_size, write_image
+from addsr.image.reading import read_file, read_image, read_size
 from addsr.image.resize import resize
+from addsr.image.writing import write_image
 from addsr.image.xmp import read_done
 from addsr.models.files import save_weights
 from addsr.models.hub import Model, load_model

@@ -465,7 +465,7 @@ def _check_stream(inputs: list[Path], batch: BatchOptions) -> None:
 def _suffix(source: Path) -> str:
     """Of the format that `source` is in, where results are kept in it, else .png."""
     from .image.formats import FORMATS, KEPT_SUFFIXES
-    from .image.io import read_format
+    from .image.reading import read_format
 
     found = read_format(source)
     kept = (one for one, name in FORMATS.items() if name == found and one in KEPT_SUFFIXES)

@@ -17,11 +17,12 @@ from .engines.memory import release_memory
 from .errors import InputError, OptionError, OutputError
 from .image.alpha import enlarge_alpha, fill_transparent
 from .image.color import ColorFix
-from .image.io import check_output, read_size, read_upright_size, result_bits, write_image
 from .image.kinds import Picture, Source, accept
 from .image.options import BitDepth, FileOptions, IccChoice, MetadataChoice
+from .image.reading import read_size, read_upright_size
 from .image.resize import resize_bands
 from .image.sinks import Sink
+from .image.writing import check_output, result_bits, result_icc, write_image
 from .plan import Plan
 from .report import Report
 from .restorers import Counter, Progress, Restorer, TiledRestorer, Wish, Words, choose
@@ -83,8 +84,8 @@ class Upscaler:
         refine_decoder: what shows AddSR its predictions between steps; "tiny" takes the imported
             tiny decoder, which is quicker and changes the result.
         quality: of JPEG, WebP, AVIF and HEIC, 1 to 100; None: 95, and 90 for AVIF and HEIC.
-        bit_depth: per channel of files: "auto" (16 where the source has them and the format holds
-            them), "8" or "16".
+        bit_depth: per channel of files: "auto" (more than 8 where the source has and the format
+            holds them), "8" or "16" (the most that the format holds).
         icc: "keep" the colour profile, convert to "srgb", or "strip" it.
         metadata: "keep" writes the source's EXIF, XMP and IPTC and what was done; or "strip".
         progress: called with (done, total) while a picture is worked on.
@@ -275,13 +276,22 @@ class Upscaler:
             raise OutputError(f"{dst}: is the input itself; give another name, originals are kept")
         height, width = opened.frame.size
         check_output(dst, width, height)
-        self._bits(opened, dst)
+        self._bits(opened, dst, is_told=True)
 
-    def _bits(self, opened: Opened, dst: str | Path) -> int:
-        """Bits per channel of the file that the result goes to."""
-        source = opened.source
-        is_grey = source.pictures[0].layout == "L"
-        return result_bits(Path(dst), source.bits, self.files, is_grey=is_grey)
+    def _bits(self, opened: Opened, dst: str | Path, *, is_told: bool = False) -> int:
+        """Bits per channel of the result for the file `dst`."""
+        source, (height, width) = opened.source, opened.frame.size
+        is_grey, size = source.pictures[0].layout == "L", (width, height)
+        return result_bits(
+            dst, source.bits, self.files, is_grey=is_grey, size=size, is_told=is_told
+        )
+
+    def _icc(self, opened: Opened, dst: str | Path | None) -> IccChoice:
+        """What becomes of the profile."""
+        if dst is None:
+            return self.files.icc
+        layout = opened.source.pictures[0].layout
+        return result_icc(dst, self.files, layout, self._bits(opened, dst))
 
     def restore(self, opened: Opened, dst: str | Path | None = None) -> Any:
         """The result for a picture from `open`, as the kind it came in; sets `report`.
@@ -409,7 +419,7 @@ class Upscaler:
         source = opened.source
         image = _for_file(result, source, self._bits(opened, dst), self.seed)
         metadata = source.metadata.with_done(report.account())
-        profile = source.encoding.for_result(self.files.icc).profile
+        profile = source.encoding.for_result(self._icc(opened, dst)).profile
         write_image(image, dst, self.files, metadata, profile)
 
     def _finish(
@@ -423,7 +433,7 @@ class Upscaler:
         """The result of one picture whose restored rows are `bands`."""
         bits = None if dst is None else self._bits(opened, dst)
         size = opened.frame.size
-        sink = opened.source.sink(picture, *size, bits, self.seed, self.files.icc)
+        sink = opened.source.sink(picture, *size, bits, self.seed, self._icc(opened, dst))
         self._fill(sink, _cut(picture, opened.frame).alpha, bands, plan, opened.frame)
         return sink.result()
 

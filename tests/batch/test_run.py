@@ -20,7 +20,7 @@ from addsr.batch.jobs import Job, make_jobs
 from addsr.batch.manifest import Manifest
 from addsr.batch.run import Batch
 from addsr.errors import MemoryLimitError
-from addsr.image.io import read_image
+from addsr.image.reading import read_image
 from addsr.upscaler import Opened
 
 

@@ -14,17 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from addsr.errors import DependencyError, InputError, OptionError, OutputError
-from addsr.image.io import (
-    read_file,
-    read_image,
-    read_size,
-    read_upright_size,
-    result_bits,
-    write_image,
-)
 from addsr.image.kinds import accept
 from addsr.image.metadata import Metadata, read_metadata
 from addsr.image.options import FileOptions
+from addsr.image.reading import read_file, read_image, read_size, read_upright_size
+from addsr.image.writing import result_bits, write_image
 from addsr.image.xmp import read_done
 
 
@@ -128,7 +122,10 @@ def test_without_libvips_grey_keeps_16_bits_and_colour_says_what_is_missing(
     assert result_bits("a.png", 16, keep, is_grey=True) == 16
     assert caplog.messages == []
     assert result_bits("a.png", 16, keep, is_grey=False) == 8
-    assert r"for 16 install: pip install 'addsr[deep]'" in caplog.text
+    assert "a.png: 8 bits per channel are written; 16 bits per channel in colour" in caplog.text
+    assert "pip install 'addsr[deep]'" in caplog.text
+    result_bits("a.png", 16, keep, is_grey=False, is_told=False)
+    assert len(caplog.messages) == 1
     with pytest.raises(DependencyError, match=r"libvips; install it: pip install 'addsr\[deep\]'"):
         result_bits("a.png", 8, force, is_grey=False)
     with pytest.raises(DependencyError, match="libvips"):

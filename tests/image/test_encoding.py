@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import struct
 import sys
 from pathlib import Path
 
@@ -15,9 +17,10 @@ from PIL import Image, ImageCms
 
 from addsr.errors import InputError
 from addsr.image.encoding import Encoding, convert_to_srgb, read_encoding, srgb_profile
-from addsr.image.io import read_image, write_image
 from addsr.image.kinds import Source, accept
 from addsr.image.options import FileOptions
+from addsr.image.reading import read_image
+from addsr.image.writing import write_image
 
 _spec = importlib.util.spec_from_file_location("profiles", Path(__file__).parent / "profiles.py")
 assert _spec and _spec.loader
@@ -192,3 +195,9 @@ def test_a_cmyk_profile_decides_what_the_inks_look_like(tmp_path: Path, suffix: 
         assert middle.min() > tone.max() + 40
     # lightness 40 and 110 of 255 are these greys in sRGB
     assert greys == pytest.approx([39, 102], abs=3)
+
+
+def test_the_profile_of_srgb_states_no_moment() -> None:
+    made = srgb_profile()
+    assert struct.unpack(">6H", made[24:36]) == (2000, 1, 1, 0, 0, 0)
+    assert ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(made))).strip()

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from addsr.errors import InputError
-from addsr.image.io import write_image
 from addsr.image.kinds import Source, accept
 from addsr.image.sinks import PilSink
+from addsr.image.writing import write_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from addsr.errors import OutputError
 from addsr.image import placing
-from addsr.image.io import write_image
+from addsr.image.writing import write_image
 
 
 def test_the_data_reach_the_disk_before_the_name_and_the_name_before_the_end(

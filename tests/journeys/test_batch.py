@@ -21,7 +21,7 @@ from addsr.batch import planning
 from addsr.batch.events import Progress
 from addsr.batch.manifest import NAME, Manifest
 from addsr.cli import main
-from addsr.image.io import read_image
+from addsr.image.reading import read_image
 from addsr.terminal import BatchBar
 
 

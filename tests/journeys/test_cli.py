@@ -18,7 +18,7 @@ from PIL import Image
 from addsr import cli, doctor, upscaler
 from addsr.cli import main
 from addsr.data.spec import MIXTURES, PRESETS
-from addsr.image.io import read_image
+from addsr.image.reading import read_image
 from addsr.models.files import save_weights
 from addsr.nets import CompactConfig, CompactNet
 

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from addsr.cli import main
-from addsr.image.io import read_image
+from addsr.image.reading import read_image
 
 
 @pytest.fixture()

@@ -18,7 +18,7 @@ import addsr
 from addsr import Upscaler, load_model
 from addsr.engines.device import choose_latent_dtype
 from addsr.errors import InputError, MemoryLimitError, ModelError, OptionError, OutputError
-from addsr.image.io import read_image
+from addsr.image.reading import read_image
 from addsr.nets.stablesr import GuidedUnet, WrappedVae
 from addsr.pipelines import StableSRPipeline
 from addsr.plan import Plan

@@ -235,4 +235,4 @@ def remove_leftovers(targets: Iterable[Path]) -> int:
 
 
 _LEFTOVER = re.compile(r"\.(.{1,40})\.[0-9a-f]{8}\.part", re.DOTALL)
-"""What `addsr.image.io` calls a file before it is whole."""
+"""What `addsr.image.writing` calls a file before it is whole."""

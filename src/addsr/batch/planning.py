@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from addsr.errors import AddsrError, OptionError
-from addsr.image.io import read_upright_size, result_bits
+from addsr.image.reading import read_upright_size
+from addsr.image.writing import result_bits
 from addsr.models.registry import TiledInfo
 from addsr.plan import Plan
 from addsr.restorers import Counter, Wish

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from addsr.errors import MemoryLimitError
-from addsr.image.io import check_output
+from addsr.image.writing import check_output
 from addsr.upscaler import Opened, Rest, Upscaler
 
 from .events import Listener, Notes, Outcome, Progress, Summary, failed

@@ -16,7 +16,8 @@ from PIL import Image
 
 from addsr import __version__
 from addsr.errors import InputError, OptionError
-from addsr.image.io import FORMATS, read_image
+from addsr.image.formats import FORMATS
+from addsr.image.reading import read_image
 
 from .embed import assemble, data_block, to_json, write_whole
 from .packing import LOSSLESS, PACKINGS, Box, Packing, choose_packing, spread, to_text

@@ -24,7 +24,7 @@ from typing import Any
 from PIL import Image
 
 from addsr.errors import OutputError
-from addsr.image.io import write_image
+from addsr.image.writing import write_image
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from addsr import __version__
 from addsr.errors import InputError, OptionError
-from addsr.image.io import read_image
+from addsr.image.reading import read_image
 
 from .embed import assemble, data_block, to_json, write_whole
 from .packing import LONGEST_SIDE, LOSSLESS, PACKINGS, to_text

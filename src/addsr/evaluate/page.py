@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from addsr.errors import InputError
-from addsr.image.io import read_image
+from addsr.image.reading import read_image
 
 from .embed import assemble, data_block, to_json, write_whole
 from .packing import LOSSLESS, PACKINGS, Box, Packing, choose_packing, spread, to_text

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from addsr.errors import InputError
-from addsr.image.io import read_image, read_size
+from addsr.image.reading import read_image, read_size
 
 from .protocol import Dataset, Protocol
 

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from addsr.errors import InputError, OutputError
-from addsr.image.io import write_image
 from addsr.image.kinds import accept
+from addsr.image.writing import write_image
 
 from .pairs import Pair
 

@@ -13,7 +13,7 @@ from typing import cast
 from torch import Tensor
 
 from addsr.errors import AddsrError, InputError, OutputError
-from addsr.image.io import read_size
+from addsr.image.reading import read_size
 
 from .cache import Cache, hash_file, key_of
 from .methods import Method, Run

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from addsr.errors import DependencyError, InputError, OutputError
+from addsr.errors import DependencyError, InputError
 
 from .formats import Format
 from .metadata import Metadata
@@ -22,15 +22,6 @@ _TURNS = {
     5: lambda x: x.swapaxes(0, 1), 6: lambda x: x.swapaxes(0, 1)[:, ::-1],
     7: lambda x: x[::-1, ::-1].swapaxes(0, 1), 8: lambda x: x.swapaxes(0, 1)[::-1],
 }  # fmt: skip
-
-
-def has_vips() -> bool:
-    """True where libvips can be used."""
-    try:
-        vips()
-    except DependencyError:
-        return False
-    return True
 
 
 def vips() -> Any:
@@ -48,8 +39,8 @@ def vips() -> Any:
     return pyvips
 
 
-def read_deep_size(path: Path) -> tuple[int, int]:
-    """Height and width that the head of a file states.
+def read_deep_head(path: Path) -> tuple[int, int, int]:
+    """Height, width and number of pictures that the head of a file states.
 
     Raises:
         InputError: it is damaged; DependencyError: libvips is missing.
@@ -59,9 +50,9 @@ def read_deep_size(path: Path) -> tuple[int, int]:
         image = pyvips.Image.new_from_file(str(path), access="sequential")
     except pyvips.Error as error:
         raise InputError(
-            f"{path}: is damaged or cut short ({_one_line(error)}); copy or download it again"
+            f"{path}: is damaged or cut short ({one_line(error)}); copy or download it again"
         ) from error
-    return image.height, image.width
+    return image.height, image.width, image.get_n_pages()
 
 
 def read_deep(path: Path, orientation: int = 1) -> np.ndarray:
@@ -89,7 +80,7 @@ def read_deep(path: Path, orientation: int = 1) -> np.ndarray:
         values = image.numpy().reshape(image.height, image.width, image.bands)
     except pyvips.Error as error:
         raise InputError(
-            f"{path}: is damaged or cut short ({_one_line(error)}); copy or download it again"
+            f"{path}: is damaged or cut short ({one_line(error)}); copy or download it again"
         ) from error
     if values.dtype.kind == "f":
         values = (np.nan_to_num(values).clip(0, 1) * 65535).round()
@@ -105,7 +96,7 @@ def write_deep(
     """Writes uint16 `(H, W, C)` as PNG or TIFF to `path`, with profile and what PNG holds.
 
     Raises:
-        OutputError: it cannot be written; DependencyError: libvips is missing.
+        OSError: it cannot be written; DependencyError: libvips is missing.
     """
     pyvips = vips()
     height, width, bands = values.shape
@@ -128,8 +119,9 @@ def write_deep(
         else:
             image.tiffsave(str(path), compression="deflate", predictor="horizontal", keep="icc")
     except pyvips.Error as error:
-        raise OutputError(f"{path}: cannot be written ({_one_line(error)})") from error
+        raise OSError(one_line(error)) from error
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, without the breaks that libraries put in."""
     return " ".join(str(error).split())

@@ -208,8 +208,10 @@ def _interpolate(x: Tensor, at: np.ndarray, values: np.ndarray) -> Tensor:
 
 
 def srgb_profile() -> bytes:
-    """An ICC profile of sRGB."""
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    """An ICC profile of sRGB, of the same bytes at any time."""
+    made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # littlecms states the moment, and the same work is to give the same file
+    return made[:24] + struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + made[36:]
 
 
 def convert_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

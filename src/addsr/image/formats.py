@@ -19,8 +19,10 @@ class Format:
     suffixes: tuple[str, ...]
     longest_side: int | None = None
     """Pixels a side may have."""
-    is_deep: bool = False
-    """Holds 16 bits per channel."""
+    deep_bits: tuple[int, ...] = ()
+    """Bits per channel beyond 8 that it is written with: the usual number first, the most last."""
+    greys: tuple[str, ...] = ("L", "LA")
+    """Layouts of grey that are written as they are; others become colour."""
     has_alpha: bool = True
     has_profile: bool = True
     has_exif: bool = True
@@ -34,15 +36,18 @@ class Format:
 
 
 _ALL = (
-    Format("PNG", (".png",), is_deep=True, settings={"compress_level": 4}),
+    Format("PNG", (".png",), deep_bits=(16,), settings={"compress_level": 4}),
     Format(
-        "JPEG", (".jpg", ".jpeg"), longest_side=65_500, has_alpha=False, has_iptc=True,
+        "JPEG", (".jpg", ".jpeg", ".jfif"), longest_side=65_500, has_alpha=False, has_iptc=True,
         quality=95, settings={"subsampling": 0},
     ),
-    Format("WEBP", (".webp",), longest_side=16_383, quality=95),
-    Format("AVIF", (".avif",), longest_side=65_536, quality=90, settings={"subsampling": "4:4:4"}),
+    Format("WEBP", (".webp",), longest_side=16_383, greys=(), quality=95),
     Format(
-        "TIFF", (".tif", ".tiff"), is_deep=True, has_iptc=True,
+        "AVIF", (".avif",), longest_side=65_536, deep_bits=(10, 12), greys=("L",),
+        quality=90, settings={"subsampling": "4:4:4"},
+    ),
+    Format(
+        "TIFF", (".tif", ".tiff"), deep_bits=(16,), has_iptc=True,
         settings={"compression": "tiff_adobe_deflate"},
     ),
     Format(
@@ -53,7 +58,10 @@ _ALL = (
         "GIF", (".gif",), longest_side=65_535, has_profile=False, has_exif=False, has_xmp=False,
         has_resolution=False,
     ),
-    Format("HEIF", (".heic", ".heif"), longest_side=16_384, quality=90, settings={"chroma": 444}),
+    Format(
+        "HEIF", (".heic", ".heif", ".hif"), longest_side=16_384, deep_bits=(10, 12), greys=("L",),
+        quality=90, settings={"chroma": 444},
+    ),
 )  # fmt: skip
 BY_NAME = {one.name: one for one in _ALL}
 FORMATS = {suffix: one.name for one in _ALL for suffix in one.suffixes}
@@ -95,15 +103,16 @@ def check_encoder(form: Format) -> None:
         register_heif()
     elif form.name == "AVIF" and not features.check("avif"):
         raise DependencyError(
-            "AVIF: this Pillow cannot write it; install 11.3 or newer: pip install -U pillow"
+            "AVIF: this Pillow neither reads nor writes it; install 11.3 or newer: "
+            "pip install -U pillow"
         )
 
 
-def register_heif() -> None:
-    """Teaches Pillow HEIC and HEIF.
+def register_heif() -> Any:
+    """The module pillow_heif, after it taught Pillow HEIC and HEIF.
 
     Raises:
-        DependencyError: pillow-heif is not installed.
+        DependencyError: it is not installed.
     """
     try:
         import pillow_heif
@@ -113,3 +122,4 @@ def register_heif() -> None:
         ) from error
     # thumbnails would be made anew from the enlarged picture at the cost of a second encoding
     pillow_heif.register_heif_opener(thumbnails=False)
+    return pillow_heif

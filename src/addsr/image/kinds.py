@@ -22,10 +22,11 @@ from torch import Tensor
 from addsr.errors import InputError
 
 from .encoding import Encoding, convert_to_srgb, read_encoding
-from .io import MAX_PIXELS, check_pixels, load, read_file, upright
 from .metadata import Metadata, read_metadata
 from .options import IccChoice
+from .reading import DEEP_GREYS, MAX_PIXELS, check_pixels, read_file, read_plain
 from .sinks import ArraySink, DeepSink, Layout, PilSink, Sink, TensorSink
+from .stored import describe, find_profile
 
 log = logging.getLogger(__name__)
 
@@ -130,10 +131,19 @@ def accept(image: Any, max_pixels: int = MAX_PIXELS) -> Source:
         return _encoded(picture, profile, "path", None, file.metadata, str(image))
     if isinstance(image, Image.Image):
         check_pixels("image", image.width, image.height, max_pixels)
+        stored = describe(image)
         metadata = read_metadata(image)
-        load(image, "image")
-        turned = upright(image)
-        picture, profile = _from_opened(turned, turned.info.get("icc_profile"))
+        profile = find_profile(image, stored, "image")
+        if stored.bits > 8 and image.mode not in DEEP_GREYS:
+            log.warning(
+                "image: its file has %d bits per channel, of which Pillow gives 8; hand in the "
+                "file's name for all",
+                stored.bits,
+            )  # fmt: skip
+        turned = read_plain(image, "image", stored.bits)
+        if profile:
+            turned.info["icc_profile"] = profile
+        picture, profile = _from_opened(turned, profile)
         return _encoded(picture, profile, "pil", turned, metadata, "image")
     if isinstance(image, np.ndarray):
         return Source([from_array(image, max_pixels)], "array", image, image.dtype.itemsize)
@@ -179,9 +189,16 @@ def from_pil(image: Image.Image, *, keeps_colour: bool = False) -> Picture:
     mode = image.mode
     if mode.startswith("I") or mode == "F":
         values = np.asarray(image).astype(np.float32)
-        grey = np.nan_to_num(values / _white(values, mode)).clip(0, 1)
+        if mode == "I" and float(values.min(initial=0)) < 0:
+            raise InputError(
+                "image: holds greys below 0, or beyond 2147483647; save it as unsigned 16 bits"
+            )
+        grey = np.nan_to_num(values / _white(values, mode)).clip(0, 1)[:, :, None]
+        if "transparency" in image.info:
+            clear = values[:, :, None] == image.info["transparency"]
+            grey = np.concatenate([grey, np.where(clear, np.float32(0), np.float32(1))], axis=2)
         deep = mode != "I" or float(values.max(initial=0)) > 255
-        return replace(_picture(grey[:, :, None]), bits=16 if deep else 8)
+        return replace(_picture(grey), bits=16 if deep else 8)
     if mode in ("P", "PA", "1", "RGBa", "La") or "transparency" in image.info:
         clear = mode in ("PA", "RGBa", "La") or "transparency" in image.info
         is_grey = mode in ("1", "L", "La") or (_is_grey_palette(image) and not keeps_colour)
@@ -202,8 +219,9 @@ def _is_grey_palette(image: Image.Image) -> bool:
     if image.mode not in ("P", "PA") or image.palette is None:
         return False
     # colours that no pixel has do not count: palettes are filled up with anything
-    used: Any = image.convert("RGB").getcolors(256)
-    return bool(used) and all(r == g == b for _, (r, g, b) in used)
+    # not "RGB": Pillow warns of palettes of many alphas then
+    used: Any = image.convert("RGBA").getcolors(256)
+    return bool(used) and all(r == g == b for _, (r, g, b, _) in used)
 
 
 def _white(values: np.ndarray, mode: str) -> float:

@@ -17,7 +17,8 @@ from .xmp import correct_xmp
 
 log = logging.getLogger(__name__)
 
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, KeyError, TypeError)
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, KeyError, TypeError)
+"""What Pillow raises for tags that cannot be read."""
 _EXIF_IFD, _GPS, _INTEROP = 0x8769, 0x8825, 0xA005
 _KEPT = frozenset({
     0x010D, 0x010E, 0x010F, 0x0110, 0x011D, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749, 0x8298,
@@ -26,6 +27,9 @@ _KEPT = frozenset({
 """Tags of the first directory that describe the photo; the others say how its file is stored."""
 _SOFTWARE, _X_DPI, _Y_DPI, _DPI_UNIT = 0x0131, 0x011A, 0x011B, 0x0128
 _WIDTH, _HEIGHT, _COLOUR_SPACE, _MAKER_NOTE = 0xA002, 0xA003, 0xA001, 0x927C
+_UNTRUE = frozenset({_INTEROP, 0x9102, 0x9214, 0xA20E, 0xA20F, 0xA210, 0xA214})
+"""Left out of EXIF's own directory: the pointer to the one about a camera's rules, how strongly the
+source was compressed, and where things are in pixels of the source: subject, sensor."""
 _XMP_TAG, _IPTC_TAG, _STRIPS, _PHOTOSHOP_IPTC = 700, 33723, 273, 0x0404
 _ORIENTATION, _ICC_TAG = 0x0112, 34675
 _SEGMENT = 65_500
@@ -74,14 +78,15 @@ def _kept(exif: Image.Exif | None) -> Image.Exif:
     for tag in {*exif, _EXIF_IFD, _GPS} & _KEPT:
         try:
             if tag in (_EXIF_IFD, _GPS):
-                kept.get_ifd(tag).update(exif.get_ifd(tag))
+                found = exif.get_ifd(tag)
+                kept.get_ifd(tag).update({k: v for k, v in found.items() if k not in _UNTRUE})
             else:
                 kept[tag] = exif[tag]
-        except _BROKEN as error:
+        except BROKEN as error:
             log.warning("EXIF tag %#06x cannot be read (%s); it is left out", tag, error)
     try:
         kept.tobytes()
-    except (*_BROKEN, ArithmeticError, AttributeError) as error:
+    except (*BROKEN, ArithmeticError, AttributeError) as error:
         # values of a wrong type are read without a word and cannot be written
         log.warning("EXIF block holds what cannot be written (%s); it is left out", error)
         return Image.Exif()
@@ -95,7 +100,7 @@ def read_metadata(image: Image.Image) -> Metadata:
     try:
         found = image.getexif()
         exif = _kept(found)
-    except _BROKEN as error:
+    except BROKEN as error:
         log.warning("EXIF block cannot be read (%s); it is left out", error)
         exif = None
     packet = info.get("xmp") or info.get("XML:com.adobe.xmp")
@@ -104,7 +109,7 @@ def read_metadata(image: Image.Image) -> Metadata:
     tags: Any = getattr(image, "tag_v2", None)
     if tags is not None:
         xmp = xmp or tags.get(_XMP_TAG)
-        iptc = tags.get(_IPTC_TAG)
+        iptc = _raw(tags, _IPTC_TAG)
     elif isinstance(info.get("photoshop"), dict):
         iptc = info["photoshop"].get(_PHOTOSHOP_IPTC)
     if image.format in ("JPEG", "MPO") and not info.get("jfif_unit"):
@@ -116,10 +121,12 @@ def read_tiff_metadata(file: BinaryIO) -> tuple[Metadata, bytes | None]:
     """The same and the ICC profile of a TIFF that Pillow cannot open, read from its start."""
     try:
         exif = _tiff_tags(file)
-        xmp, iptc = _bytes(exif.get(_XMP_TAG)), _bytes(exif.get(_IPTC_TAG))
+        # of the directory that Pillow keeps within
+        iptc = _raw(getattr(exif, "_info", None) or exif, _IPTC_TAG)
+        xmp = _bytes(exif.get(_XMP_TAG))
         metadata = Metadata(_kept(exif), _turn(exif), xmp, iptc, _resolution({}, exif))
         return metadata, _bytes(exif.get(_ICC_TAG))
-    except _BROKEN as error:
+    except BROKEN as error:
         log.warning("TIFF tags cannot be read (%s); they are left out", error)
         return Metadata(), None
 
@@ -128,7 +135,7 @@ def read_tiff_orientation(file: BinaryIO) -> int:
     """The same's orientation alone, 1 where it cannot be read."""
     try:
         return _turn(_tiff_tags(file))
-    except _BROKEN:
+    except BROKEN:
         return 1
 
 
@@ -146,6 +153,13 @@ def _tiff_tags(file: BinaryIO) -> Image.Exif:
 def _turn(exif: Image.Exif | None) -> int:
     found: Any = exif.get(_ORIENTATION) if exif is not None else 1
     return found if found in range(1, 9) else 1
+
+
+def _raw(directory: Any, tag: int) -> bytes | None:
+    """The bytes of a tag, of whatever type; Photoshop states IPTC's as numbers of 32 bits."""
+    # Pillow decodes the first of such numbers and forgets the others
+    data = getattr(directory, "_tagdata", {}).get(tag)
+    return data or _bytes(directory.get(tag))
 
 
 def _bytes(value: Any) -> bytes | None:
@@ -166,7 +180,7 @@ def _resolution(info: Mapping[Any, Any], exif: Image.Exif | None) -> tuple[float
             x, y = (float(exif[tag]) * per_inch for tag in (_X_DPI, _Y_DPI))
         else:
             return None
-    except (*_BROKEN, ZeroDivisionError):
+    except (*BROKEN, ZeroDivisionError):
         return None
     # 1 is what writers state who know the shape of a pixel only
     return (x, y) if 1 < x < 1e5 and 1 < y < 1e5 else None
@@ -251,8 +265,7 @@ def set_tiff_tags(file: BinaryIO, metadata: Metadata) -> None:
         if exif is not None and exif.get_ifd(tag):
             nested = TiffImagePlugin.ImageFileDirectory_v2(head, group=tag)
             for key, value in exif.get_ifd(tag).items():
-                if key != _INTEROP:  # a directory within: it says "R98" and nothing else
-                    nested[key] = value
+                nested[key] = value
             tags.tagtype[tag] = 4
             tags[tag] = dict(nested)
     for tag, block in ((_XMP_TAG, metadata.xmp), (_IPTC_TAG, metadata.iptc)):

@@ -25,7 +25,8 @@ class FileOptions:
     quality: int | None = None
     """From 1 to 100 for JPEG, WebP, AVIF and HEIC. [default: 95; AVIF and HEIC 90]"""
     bit_depth: BitDepth = "auto"
-    """Bits per channel; auto keeps 16 where the source has them and the format holds them."""
+    """Bits per channel; auto keeps more than 8 where the source has and the format holds them; HEIC
+    and AVIF hold 10 then, and 12 where 16 are asked for."""
     icc: IccChoice = "keep"
     """Colour profile: keep the file's own, convert to sRGB, or strip it and leave the numbers."""
     metadata: MetadataChoice = "keep"

@@ -1,4 +1,4 @@
-"""EXIF, XMP and resolution in a PNG whose writer left them out or made them up."""
+"""What Pillow and libvips leave out of PNG, or make up: EXIF, XMP, resolution, code points."""
 
 from __future__ import annotations
 
@@ -54,3 +54,23 @@ def _write_told(target: BinaryIO, metadata: Metadata) -> None:
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def read_code_points(file: BinaryIO) -> tuple[int, int] | None:
+    """Colour primaries and tone curve of a PNG's cICP, None without one.
+
+    The file, opened at any place, is left there.
+    """
+    place = file.tell()
+    try:
+        file.seek(len(_SIGNATURE))
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"cICP" and length == 4:
+                return tuple(file.read(2))  # type: ignore[return-value]
+            if kind == b"IDAT":
+                break
+            file.seek(length + 4, 1)
+        return None
+    finally:
+        file.seek(place)

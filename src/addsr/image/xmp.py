@@ -6,6 +6,7 @@ ISO 16684-1 (XMP); digital source type: IPTC Photo Metadata Standard and its New
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from xml.dom import minidom
@@ -25,10 +26,26 @@ _STALE = {
     (_TIFF, "Orientation"), (_TIFF, "ImageWidth"), (_TIFF, "ImageLength"), (_TIFF, "Software"),
     (_TIFF, "BitsPerSample"), (_TIFF, "Compression"), (_TIFF, "PhotometricInterpretation"),
     (_TIFF, "SamplesPerPixel"), (_EXIF, "PixelXDimension"), (_EXIF, "PixelYDimension"),
-    (_EXIF, "ColorSpace"), (_XMP, "Thumbnails"), (_XMP, "CreatorTool"),
+    (_EXIF, "ColorSpace"), (_EXIF, "CompressedBitsPerPixel"), (_EXIF, "SubjectArea"),
+    (_EXIF, "SubjectLocation"), (_EXIF, "FocalPlaneXResolution"), (_EXIF, "FocalPlaneYResolution"),
+    (_EXIF, "FocalPlaneResolutionUnit"), (_XMP, "Thumbnails"), (_XMP, "CreatorTool"),
     (_IPTC, "DigitalSourceType"),
     ("http://ns.adobe.com/photoshop/1.0/", "ICCProfile"),
 }  # fmt: skip
+_BESIDE = frozenset({
+    "http://ns.adobe.com/xmp/note/",  # more XMP, of which this packet is the first part
+    "http://ns.adobe.com/hdr-gain-map/1.0/",
+    "http://ns.google.com/photos/1.0/camera/",  # a film of the moment
+    "http://ns.google.com/photos/1.0/container/",
+    "http://ns.google.com/photos/1.0/container/item/",
+    "http://ns.google.com/photos/1.0/image/",
+    "http://ns.google.com/photos/1.0/depthmap/",
+    "http://ns.google.com/photos/1.0/audio/",
+})  # fmt: skip
+"""What phones put behind a picture in its file, and results do not hold."""
+_PANORAMA = "http://ns.google.com/photos/1.0/panorama/"
+_PANORAMA_PIXELS = re.compile("(Cropped|Full|LargestValid).*")
+_SIDES = ("Width", "Height")
 _EMPTY = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}"/></x:xmpmeta>'
 _HEAD = '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
 
@@ -49,6 +66,7 @@ def correct_xmp(
     """
     document = _parse(packet)
     root = document.getElementsByTagNameNS(_RDF, "RDF")[0]
+    _scale_panorama(root, size)
     for node in [root, *root.getElementsByTagName("*")]:
         _clean(node)
     own = document.createElementNS(_RDF, "rdf:Description")
@@ -97,7 +115,45 @@ def _clean(node: minidom.Element) -> None:
 
 
 def _is_stale(space: str | None, name: str | None) -> bool:
-    return space == OURS or (space, name) in _STALE
+    return space == OURS or space in _BESIDE or (space, name) in _STALE
+
+
+def _scale_panorama(root: minidom.Element, size: tuple[int, int]) -> None:
+    """Has a panorama's place on the sphere in pixels of the result, or leaves it out.
+
+    Source: the Photo Sphere XMP properties (GPano), which viewers turn a flat picture by.
+    """
+    found: dict[str, minidom.Attr | minidom.Text] = {}
+    for node in [root, *root.getElementsByTagName("*")]:
+        for attribute in node.attributes.values():
+            if attribute.namespaceURI == _PANORAMA:
+                found[str(attribute.localName)] = attribute
+        text = node.firstChild
+        if node.namespaceURI == _PANORAMA and isinstance(text, minidom.Text):
+            found[str(node.localName)] = text
+    try:
+        old = [float(str(found[f"CroppedAreaImage{side}Pixels"].nodeValue)) for side in _SIDES]
+        factors = [new / before for new, before in zip(size, old, strict=True)]
+        is_whole = abs(factors[0] / factors[1] - 1) < 0.02
+        values = {
+            name: float(str(node.nodeValue))
+            for name, node in found.items()
+            if _PANORAMA_PIXELS.fullmatch(name)
+        }
+    except (KeyError, ValueError, ZeroDivisionError):  # told in part, or no numbers
+        is_whole, factors, values = False, [], {}
+    if not is_whole:  # cut out, or told in part: no longer to be wrapped around a sphere
+        for node in found.values():
+            if isinstance(node, minidom.Attr):
+                node.ownerElement.removeAttributeNode(node)  # type: ignore[union-attr]
+            elif node.parentNode is not None and node.parentNode.parentNode is not None:
+                node.parentNode.parentNode.removeChild(node.parentNode)
+        return
+    for name, value in values.items():
+        is_down = "Height" in name or "Top" in name
+        scaled = value * factors[is_down]
+        if math.isfinite(scaled):
+            found[name].nodeValue = str(round(scaled))
 
 
 def read_done(packet: bytes) -> dict[str, str]:
