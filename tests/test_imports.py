@@ -40,8 +40,11 @@ LAYERS: dict[str, set[str]] = {
     },
     "batch": {"upscaler", "restorers", "target", "plan", "image", "models", *PURE},
     "upscale_command": {
-        "batch", "upscaler", "evaluate", "target", "image", "models", "settings", "terminal", *PURE,
+        "upscale_stream", "upscale_telling", "batch", "upscaler", "evaluate", "target", "image",
+        "models", "settings", "terminal", *PURE,
     },
+    "upscale_stream": {"upscale_telling", "batch", "upscaler", "image", "terminal", *PURE},
+    "upscale_telling": {"batch", "terminal", *PURE},
     "doctor": {"engines", "models", "settings", *PURE},
     "models_commands": {"models_importing", "pipelines", "models", "terminal", *PURE},
     "models_importing": {"pipelines", "models", "terminal", *PURE},

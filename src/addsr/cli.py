@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
+import os
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from cyclopts import App, CycloptsError, Parameter
 
 from .errors import AddsrError, OptionError
+from .models_commands import models
 from .terminal import (
     FAILED,
     INTERRUPTED,
@@ -28,10 +32,13 @@ from .terminal import (
     printable,
     say,
     silence,
+    unwritable,
 )
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from cyclopts import ArgumentCollection
 
 log = logging.getLogger("addsr")
 
@@ -42,12 +49,47 @@ def _version() -> str:
     return __version__
 
 
+_FULL = (errno.ENOSPC, errno.EIO)
+_MAY_BE_EMPTY = {"--prompt", "--negative-prompt", "--title", "--title-a", "--title-b"}
+
+
+def _check_values(_app: App, _command: Any, arguments: ArgumentCollection) -> None:
+    """Refuses what cyclopts would make something of that nobody meant.
+
+    An empty path would be the current folder (a script's variable that is not set), and 1.5 steps
+    would be 2.
+    """
+    for argument in arguments:
+        field = argument.name.removeprefix("--").replace("-", "_")
+        hint: Any = argument.hint
+        kinds = (hint, *get_args(hint))
+        for token in argument.tokens:
+            if re.search(r"\d{1000}", token.value):
+                raise OptionError(f"{field}: a number of 1000 digits is too long; give another")
+            if not token.value and bool not in kinds and argument.name not in _MAY_BE_EMPTY:
+                raise OptionError(f"{field}: '' is empty; give a value, or leave it out")
+            if int in kinds and _is_broken(token.value):
+                raise OptionError(f"{field}: {token.value} is no whole number; give one")
+
+
+def _is_broken(text: str) -> bool:
+    if re.fullmatch(r"[+-]?\d+", text):
+        return False  # of any length, where a float would be infinite
+    try:
+        return not float(text).is_integer()
+    except ValueError:
+        return False  # the conversion tells what is wrong with it
+
+
 app = App(
     name="addsr",
     help="Enlarge photos by few-step diffusion, and train the model that does it.",
     version=_version,
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,
+    config=_check_values,
+    # a file may be called "[2024] a.jpg", and is no list in JSON then
+    default_parameter=Parameter(json_list=False),
 )
 
 
@@ -92,9 +134,9 @@ def degrade(
             on_file=lambda done, total, _name: bar.update(done, total),
         )  # fmt: skip
     if not talk.quiet:
-        print(f"{len(made.written)} pairs in {output}")
+        say(f"{len(made.written)} pairs in {output}")
     if made.skipped:
-        print(f"{len(made.skipped)} pictures were left out", file=sys.stderr)
+        say(f"{len(made.skipped)} pictures were left out", sys.stderr)
     return FAILED if made.skipped else 0
 
 
@@ -157,12 +199,13 @@ def doctor(
 
     facts = examine()
     if json_summary:
-        print(json.dumps(facts, indent=2))
+        say(json.dumps(facts, indent=2))
     else:
         print_table(facts)
     return 0
 
 
+app.command(models)
 # by import path, so that no command pays for what only these need
 app.command(
     "addsr.upscale_command:upscale",
@@ -189,9 +232,6 @@ app.command(
     usage="Usage: addsr ab [OPTIONS] FOLDER FOLDER",
 )
 app.command(
-    "addsr.models_commands:models", name="models", help="Get, list, check and remove models."
-)
-app.command(
     "addsr.tag_command:tag",
     name="tag",
     help="Print the words SeeSR and AddSR would be told about pictures.",
@@ -203,6 +243,12 @@ app.command(
     help="Show how strongly a picture steers StableSR at each timestep.",
     usage="Usage: addsr inspect [OPTIONS] MODEL IMAGE...",
 )
+
+
+def _shown(name: Any) -> str:
+    """A file's name as `OSError` holds it, cut where it would fill the terminal."""
+    text = os.fsdecode(name) if isinstance(name, (str, bytes)) else str(name)
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 @contextlib.contextmanager
@@ -228,6 +274,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     0: done. 1: something failed, maybe one picture of many. 2: a command or option is wrong, as
     told before any work. 130: interrupted by Ctrl-C. 143: ended by SIGTERM, as SystemExit.
     """
+    if sys.stderr is None:  # closed by who started us: messages must not go anywhere else
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     started = time.monotonic()
     words = list(sys.argv[1:] if tokens is None else tokens)
     if words[:1] == ["upscale"]:
@@ -240,16 +288,31 @@ def main(tokens: Sequence[str] | None = None) -> int:
                 words, exit_on_error=False, print_error=False, result_action="return_value"
             )
     except CycloptsError as error:
-        print(f"error: {error}\nTry: addsr --help", file=sys.stderr)
+        say(printable(f"error: {error}\nTry: addsr --help"), sys.stderr)
         return USAGE
     except AddsrError as error:
         say(printable(f"error: {error}"), sys.stderr)
         return USAGE if isinstance(error, OptionError) else FAILED
     except KeyboardInterrupt:
-        print("interrupted; nothing half-written was left", file=sys.stderr)
+        say("interrupted; nothing half-written was left", sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         silence(sys.stdout)  # the reader went away, as in `addsr doctor | head`
         return 0
+    except SystemExit as end:
+        if end.code != FAILED:
+            raise
+        return 0  # the same, as rich tells it
+    except OSError as error:
+        log.debug("", exc_info=True)
+        if error.filename is not None:  # a name that is too long, a folder that may not be entered
+            what = f"{_shown(error.filename)}: cannot be used ({error.strerror}); give another"
+        elif error.errno in _FULL:  # what rich and cyclopts print does not go through `say`
+            silence(sys.stdout)
+            what = str(unwritable(error))
+        else:
+            raise
+        say(printable(f"error: {what}"), sys.stderr)
+        return FAILED
     log.debug("took %.1f s", time.monotonic() - started)
     return status if isinstance(status, int) else 0

@@ -301,7 +301,9 @@ def _damages(name: str, bar: Bar) -> list[str]:
     except ModelError as error:
         return [str(error)]
     if model is None:
-        raise ModelError(f"{name}: no imported model is called that in {store_folder()}")
+        raise ModelError(
+            f"{name}: no imported model is called that in {store_folder()}; see `addsr models list`"
+        )
     found = damages(model, lambda done, total: bar.update(done >> 20, total >> 20))
     if found:
         return found

@@ -197,7 +197,7 @@ def ask(question: str, flag: str) -> None:
         OptionError: nobody is there to answer.
         AddsrError: a no.
     """
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise OptionError(f"{question} Nobody is there to answer; give {flag} to say yes")
     say(f"{question} [y/N] ", sys.stderr)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -140,7 +141,14 @@ def _find(model: str | None) -> Path:
                 f"model: {model!r} is of kind {installed.kind!r} and tags no pictures; give an "
                 "imported prompt extractor, or leave it out"
             )
-    if model is not None and Path(model).is_dir():
+    if model is not None and os.path.isdir(model):
+        from .pipelines.tagger import WEIGHTS
+
+        if not os.path.isfile(os.path.join(model, WEIGHTS)):
+            raise ModelError(
+                f"model: {model!r} is a folder without {WEIGHTS}; give one that `addsr models "
+                "import` wrote"
+            )
         return Path(model)
     what = "no prompt extractor is" if model is None else f"{model!r} is neither a folder nor"
     raise ModelError(

@@ -59,7 +59,11 @@ USUAL_TALK = Talk()
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Prints at once; where nobody reads any more the text is lost, and the work is not."""
+    """Prints at once; where nobody reads any more the text is lost, and the work is not.
+
+    Raises:
+        OutputError: standard output cannot be written, once: what follows goes nowhere.
+    """
     out = sys.stdout if stream is None else stream
     try:
         try:
@@ -68,6 +72,17 @@ def say(text: str, stream: TextIO | None = None) -> None:
             print(text.encode("ascii", "backslashreplace").decode(), file=out, flush=True)
     except BrokenPipeError:
         silence(out)
+    except OSError as error:
+        silence(out)
+        if out is sys.stdout:  # of standard error nobody could be told
+            raise unwritable(error) from error
+
+
+def unwritable(error: OSError) -> OutputError:
+    """What standard output met, in words."""
+    return OutputError(
+        f"standard output: cannot be written ({error.strerror}); send it elsewhere, or free space"
+    )
 
 
 def printable(text: str) -> str:
@@ -83,7 +98,7 @@ def printable(text: str) -> str:
 
 
 def silence(stream: TextIO) -> None:
-    """Lets what a closed pipe refused go nowhere, or Python would complain of it at its exit."""
+    """Lets what `stream` refused go nowhere, or Python would complain of it at its exit."""
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 
@@ -92,7 +107,9 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{path}: folder cannot be made ({error.strerror})") from error
+        raise OutputError(
+            f"{path}: folder cannot be made ({error.strerror}); give another"
+        ) from error
 
 
 class BatchProgress(Protocol):

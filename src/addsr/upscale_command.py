@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,13 +16,17 @@ from .errors import AddsrError, OptionError
 from .image.options import USUAL_FILES, FileOptions
 from .settings import read_settings
 from .target import Target
-from .terminal import FAILED, STREAM, USUAL_TALK, Bar, BatchBar, Talk, make_folder, say
+from .terminal import STREAM, USUAL_TALK, BatchBar, Talk, make_folder, say
+from .upscale_stream import check_streams, run_stream
+from .upscale_telling import Teller, tell_plans
 
 if TYPE_CHECKING:
-    from .batch.events import Outcome, Summary
+    from .batch.events import Outcome
     from .batch.jobs import Job
     from .batch.manifest import Manifest
     from .upscaler import Upscaler
+
+log = logging.getLogger("addsr")
 
 USUAL_TARGET = Target()
 _PREVIEW = "{stem}_preview-{preview}_{target}{suffix}"
@@ -135,6 +136,10 @@ def upscale(
             "compare: lays the whole input under the result; leave out --compare, or --preview and "
             "--fit cover"
         )
+    if batch.name is not None:
+        from .batch.jobs import check_template
+
+        check_template(batch.name)
     if Path("-") in inputs or batch.output == STREAM:
         return _stream(inputs, target, options, batch, talk)
     return _work(inputs, target, options, batch, talk)
@@ -166,8 +171,11 @@ def _work(
 
         up = stack.enter_context(Upscaler(target=target, **options))
         if batch.dry_run:
+            from .batch.planning import Pace, forecast
+
             settings = "" if manifest is None else _settings_hash(up, options)
-            return _tell_plans(up, jobs, manifest, settings, batch)
+            found = forecast(up, jobs, Pace(up), manifest=manifest, settings_sha256=settings)
+            return tell_plans(found, json_lines=batch.json_lines, is_one=len(jobs) == 1)
         if folder is None:
             return _run(up, jobs, None, "", batch, talk)
         for place in {folder, *(job.target.parent for job in jobs)}:
@@ -190,14 +198,16 @@ def _prepare(
     Whatever clashes is refused, and nothing is made yet.
     """
     from .batch.discovery import discover
-    from .batch.jobs import check_template, choose_folder, make_jobs
+    from .batch.jobs import choose_folder, make_jobs
     from .batch.manifest import NAME, Manifest
     from .image.expanding import expand
 
-    if batch.name is not None:
-        check_template(batch.name)
     inputs = expand(inputs)
     folder = choose_folder(batch.output, inputs)
+    if batch.name is not None and batch.output is not None and folder is None:
+        raise OptionError(
+            f"name: {batch.output} is the name already; give -o a folder, or no --name"
+        )
     known: Manifest | None = None
     if folder is not None and (folder / NAME).is_file():
         known = stack.enter_context(Manifest(folder))
@@ -287,19 +297,13 @@ def _run(
     from .batch.run import Batch
 
     bar = BatchBar("upscaling", shown=not talk.quiet)
+    teller = Teller(json_lines=batch.json_lines, quiet=talk.quiet)
 
     def tell(outcome: Outcome) -> None:
         if batch.compare and outcome.state in ("done", "skipped"):
             _compare(outcome)
         with bar.aside():
-            if batch.json_lines:
-                say(json.dumps(outcome.to_dict()))
-            if outcome.error is not None:
-                say(f"error: {outcome.error}", sys.stderr)
-            elif outcome.state == "done" and not batch.json_lines and not talk.quiet:
-                width, height = outcome.report["output_size"]
-                seconds = outcome.report["seconds"]
-                say(f"{outcome.source} -> {outcome.target} ({width}x{height}, {seconds:.1f} s)")
+            teller.tell(outcome)
 
     work = Batch(
         up, jobs, manifest=manifest, settings_sha256=settings, fail_fast=batch.fail_fast,
@@ -311,48 +315,11 @@ def _run(
     except (KeyboardInterrupt, SystemExit):
         # of what could not be written in time
         remove_leftovers(job.target for job in jobs)
-        if manifest is not None and work.summary.left:
-            say(
-                f"{work.summary.left} of {len(jobs)} pictures are left; run the same command again "
-                "to go on", sys.stderr,
-            )  # fmt: skip
+        teller.tell_rest(work.summary, jobs, is_kept=manifest is not None)
         raise
     finally:  # also after Ctrl-C: what is done is done
-        if batch.json_lines:
-            say(json.dumps(work.summary.to_dict()))
-    return _conclude(work.summary, batch, talk)
-
-
-def _conclude(summary: Summary, batch: BatchOptions, talk: Talk) -> int:
-    """The end of a batch in words; its exit status."""
-    failures = [one for one in summary.outcomes if one.state == "failed"]
-    if summary.total > 1:
-        if failures:
-            say(f"{len(failures)} of {summary.total} pictures failed", sys.stderr)
-        if len(failures) > 1:  # they scrolled away one by one
-            for one in failures:
-                say(f"  {one.source}: {_reason(one)}", sys.stderr)
-        if summary.left:
-            say(f"{summary.left} were not begun", sys.stderr)
-    if (summary.total > 1 or summary.count("skipped")) and not (talk.quiet or batch.json_lines):
-        say(_words(summary))
-    return FAILED if failures else 0
-
-
-def _reason(outcome: Outcome) -> str:
-    return (outcome.error or "").removeprefix(f"{outcome.source}: ")
-
-
-def _words(summary: Summary) -> str:
-    done, skipped = summary.count("done"), summary.count("skipped")
-    known = f", {skipped} done before" if skipped else ""
-    if not done:
-        return f"0 pictures{known}"
-    pace = summary.megapixels / summary.seconds
-    return (
-        f"{done} picture{'s' if done > 1 else ''}{known}: {summary.megapixels:.1f} megapixels in "
-        f"{summary.seconds:.1f} s, {pace:.2f} MP/s"
-    )
+        teller.tell_summary(work.summary)
+    return teller.conclude(work.summary)
 
 
 def _compare(outcome: Outcome) -> None:
@@ -366,42 +333,21 @@ def _compare(outcome: Outcome) -> None:
         write_compare_page([outcome.source, outcome.target], page)
     except AddsrError as error:
         say(f"error: {error}", sys.stderr)
-
-
-def _tell_plans(
-    up: Upscaler, jobs: list[Job], manifest: Manifest | None, settings: str, batch: BatchOptions
-) -> int:
-    from .batch.planning import Pace, clock, forecast
-
-    total, failures, count = 0.0, 0, 0
-    for one in forecast(up, jobs, Pace(up), manifest=manifest, settings_sha256=settings):
-        failures += one.state == "failed"
-        total, count = total + one.seconds, count + (one.state == "to do")
-        if batch.json_lines:
-            say(json.dumps(one.to_dict()))
-        elif one.error is not None:
-            say(f"error: {one.error}", sys.stderr)
-        elif one.plan is None or one.size is None or one.result is None:
-            say(f"{one.source} -> {one.target}: done already")
-        else:
-            say(
-                f"{one.source} -> {one.target}: {one.size[1]}x{one.size[0]} -> "
-                f"{one.result[1]}x{one.result[0]}, passes {len(one.plan.passes)}, tiles {one.tiles}"
-                f" of {one.plan.tile}, {one.plan.host_bytes / 2**30:.2f} GiB, "
-                f"about {clock(one.seconds)}"
-            )
-    if not batch.json_lines and len(jobs) > 1:
-        say(f"{count} pictures, about {clock(total)}; nothing was done")
-    return FAILED if failures else 0
+    except Exception as error:
+        log.debug("%s", page, exc_info=True)
+        what = f"unexpected error: {type(error).__name__}: {error}; please report it"
+        say(f"error: {page}: {what}", sys.stderr)
 
 
 def _stream(
     inputs: list[Path], target: Target, options: dict[str, Any], batch: BatchOptions, talk: Talk
 ) -> int:
-    """One picture through standard input or output, by way of files that are gone afterwards."""
-    _check_stream(inputs, batch)
-    from .upscaler import Upscaler
-
+    if batch.dry_run or batch.compare or batch.name is not None or batch.recursive:
+        raise OptionError(
+            "input: - goes with none of --dry-run, --compare, --name and --recursive; give files"
+        )
+    check_streams(inputs, batch.output)
+    assert batch.output is not None, "check_streams refuses it"
     suffix = _wanted_suffix(batch, None)
     if inputs != [Path("-")]:
         from .image.expanding import expand
@@ -409,64 +355,9 @@ def _stream(
         inputs = expand(inputs)
         if len(inputs) > 1:
             raise OptionError(f"output: - takes one picture and {len(inputs)} are given; give one")
-    with (
-        tempfile.TemporaryDirectory(prefix="addsr-") as folder,
-        _without_folder(folder),
-        Bar("upscaling", shown=not talk.quiet) as bar,
-    ):
-        source = inputs[0]
-        if source == Path("-"):
-            source = Path(folder) / "standard input"
-            with source.open("wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
-        if batch.output == STREAM:
-            place = Path(folder) / f"standard output{suffix or _suffix(source)}"
-        else:
-            place = Path(batch.output or "")
-        with Upscaler(target=target, progress=bar.update, **options) as up:
-            up(source, place)
-            report = up.report
-        assert report is not None
-        if batch.output == STREAM:
-            with place.open("rb") as file:
-                shutil.copyfileobj(file, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
-    if batch.json_lines and batch.output != STREAM:
-        named = {} if inputs != [Path("-")] else {"source": "-"}
-        say(json.dumps({"event": "done", **report.to_dict(), **named}))
-    return 0
+    from .upscaler import Upscaler
 
-
-@contextlib.contextmanager
-def _without_folder(folder: str) -> Generator[None]:
-    """Errors about files in `folder` give their names alone: nobody has heard of the folder."""
-    try:
-        yield
-    except AddsrError as error:
-        raise type(error)(str(error).replace(f"{folder}{os.sep}", "")) from error
-
-
-def _check_stream(inputs: list[Path], batch: BatchOptions) -> None:
-    """OptionError where what was asked for needs a file."""
-    if len(inputs) > 1:
-        raise OptionError("input: - goes with one picture; give files for several")
-    if batch.output is None:
-        raise OptionError("output: standard input has no name; give a file with -o, or -o -")
-    if batch.dry_run or batch.compare or batch.name is not None or batch.recursive:
-        raise OptionError(
-            "input: - goes with none of --dry-run, --compare, --name and --recursive; give files"
-        )
-    if batch.output != STREAM and (Path(batch.output).is_dir() or not Path(batch.output).suffix):
-        raise OptionError(f"output: {batch.output} is a folder; give a file, or -o -")
-    if batch.output == STREAM and sys.stdout.isatty():
-        raise OptionError("output: - would print a picture on the terminal; send it into a file")
-
-
-def _suffix(source: Path) -> str:
-    """Of the format that `source` is in, where results are kept in it, else .png."""
-    from .image.formats import FORMATS, KEPT_SUFFIXES
-    from .image.reading import read_format
-
-    found = read_format(source)
-    kept = (one for one, name in FORMATS.items() if name == found and one in KEPT_SUFFIXES)
-    return next(kept, ".png")
+    return run_stream(
+        inputs[0], batch.output, suffix, lambda: Upscaler(target=target, **options),
+        json_lines=batch.json_lines, talk=talk,
+    )  # fmt: skip

@@ -91,6 +91,20 @@ def test_a_manifest_that_cannot_be_written_costs_no_picture_and_is_told_once(
     assert "will be done again by the next run" in caplog.text
 
 
+def test_damage_deep_in_the_file_is_told_where_it_is_met(tmp_path: Path) -> None:
+    with Manifest(tmp_path) as manifest:
+        for k in range(200):
+            manifest.record(tmp_path / f"{k}.png", DONE)
+    content = bytearray((tmp_path / NAME).read_bytes())
+    assert len(content) > 5 * 4096
+    content[2 * 4096 :] = b"\xff" * (len(content) - 2 * 4096)  # tables and first page stay whole
+    (tmp_path / NAME).write_bytes(content)
+    message = r"is damaged \(.*malformed.*\); delete it, and all pictures are done again"
+    with pytest.raises(OutputError, match=message), Manifest(tmp_path) as manifest:
+        for k in range(200):
+            manifest.find(tmp_path / f"{k}.png")
+
+
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

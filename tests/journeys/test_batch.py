@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import addsr
+from addsr import upscaler
 from addsr.batch import planning
-from addsr.batch.events import Progress
+from addsr.batch.events import Progress, Summary
+from addsr.batch.jobs import Job
 from addsr.batch.manifest import NAME, Manifest
 from addsr.cli import main
 from addsr.image.reading import read_image
 from addsr.terminal import BatchBar
+from addsr.upscale_telling import Teller
 
 
 @pytest.fixture(autouse=True)
@@ -236,6 +234,20 @@ def test_compare_writes_a_page_beside_each_result(photos: Path) -> None:
     assert Path("out/a.jpg.compare.html").is_file()
 
 
+def test_a_surprise_with_a_page_costs_no_picture(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def surprising(*_: object) -> None:
+        raise ZeroDivisionError("by nought")
+
+    monkeypatch.setattr("addsr.evaluate.compare.write_compare_page", surprising)
+    Image.new("RGB", (4, 4)).save("photos/b.png")
+    assert main(["upscale", "photos", "-o", "out", "--compare", "-q"]) == 0
+    told = capsys.readouterr().err
+    assert told.count("unexpected error: ZeroDivisionError: by nought; please report it") == 2
+    assert pictures("out") == ["a.jpg", "b.png"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -251,68 +263,6 @@ def test_options_that_contradict_each_other_are_refused(
 ) -> None:
     assert main(["upscale", *words.format().split()]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_what_goes_to_standard_output_says_what_is_wrong_with_a_file(
-    photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["upscale", "none.png", "-o", "-"]) == 1
-    assert "none.png: no such file" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_picture_goes_through_pipes(photos: Path) -> None:
-    data = Path("photos/a.jpg").read_bytes()
-    environment = {**os.environ, "PYTHONPATH": str(Path(addsr.__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, "-m", "addsr", "upscale", "-", "-o", "-"],
-        input=data, capture_output=True, timeout=120, env=environment,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, b"")
-    with Image.open(io.BytesIO(done.stdout)) as image:
-        assert (image.format, image.size) == ("JPEG", (96, 64))
-
-
-def test_streams_are_read_and_written(
-    photos: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    class Photo:
-        buffer = io.BytesIO(Path("photos/my trip/ü b.png").read_bytes())
-
-    monkeypatch.setattr(sys, "stdin", Photo)
-    assert main(["upscale", "-", "-o", "-", "--scale", "2"]) == 0
-    told = capsysbinary.readouterr()
-    with Image.open(io.BytesIO(told.out)) as image:
-        assert (image.format, image.size) == ("PNG", (48, 32))
-    assert told.err == b"" and not Path("-").exists()
-
-
-def test_what_is_no_picture_in_a_pipe_is_told(
-    photos: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    photo = Path("photos/a.jpg").read_bytes()
-    for content, more, message in (
-        (b"words", [], b"error: standard input: is no picture"),
-        (b"", [], b"error: standard input: "),
-        (photo[:-90], [], b"error: standard input: "),
-        (photo, ["--size", "9000x"], b"error: standard input: 24x16 to 9000x"),
-        (photo, ["--format", "bmp", "--bit-depth", "16"], b"error: standard output.bmp: "),
-    ):
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
-        assert main(["upscale", "-", "-o", "-", *more]) in (1, 2)
-        told = capsysbinary.readouterr()
-        assert told.out == b"" and told.err.startswith(message), told.err
-        assert tempfile.gettempdir().encode() not in told.err
-
-
-def test_the_line_about_a_picture_in_a_pipe_names_no_file_of_ours(
-    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    content = io.BytesIO(Path("photos/a.jpg").read_bytes())
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=content))
-    assert main(["upscale", "-", "-o", "b.png", "--json", "-q"]) == 0
-    line = json.loads(capsys.readouterr().out)
-    assert (line["event"], line["source"], line["output"]) == ("done", "-", "b.png")
 
 
 def test_two_pages_can_be_compared_at_the_command_line(
@@ -345,3 +295,116 @@ def test_the_bar_shows_pictures_steps_and_pace_and_makes_room_for_lines(
         assert "1/8 pictures" in capsys.readouterr().err
     assert held.out == "a line\n"
     assert "1/8 pictures, 2/4 tile steps, 1.50 MP/s" in held.err
+
+
+def interrupt_at(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = upscaler.Upscaler.restore
+
+    def interrupted(self: upscaler.Upscaler, opened: upscaler.Opened, dst: Path) -> object:
+        if opened.path is not None and opened.path.name == name:
+            raise KeyboardInterrupt
+        return usual(self, opened, dst)
+
+    monkeypatch.setattr(upscaler.Upscaler, "restore", interrupted)
+
+
+def test_after_ctrl_c_without_a_folder_it_is_told_what_is_left_and_what_helps(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for k, name in enumerate("abcd"):  # equal ones would go through the network together
+        Image.new("RGB", (4, 4 + k)).save(f"{name}.png")
+    with monkeypatch.context() as patch:
+        interrupt_at("c.png", patch)
+        assert main(["upscale", *(f"{name}.png" for name in "abcd"), "-q"]) == 130
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("2 of 4 pictures are left; the same command would do all of them")
+    assert "give those left alone, or -o FOLDER, where the next run goes on" in told[0]
+    assert [line.strip() for line in told[1:3]] == ["c.png", "d.png"]
+    assert told[3] == "interrupted; nothing half-written was left"
+    made = Path("a_x4.png").stat().st_mtime_ns
+    # what is told is so: the same names do all again, a pattern refuses, those left alone go on
+    assert main(["upscale", "*.png", "-q"]) == 2
+    assert main(["upscale", "c.png", "d.png", "-q"]) == 0
+    assert Path("a_x4.png").stat().st_mtime_ns == made
+    assert main(["upscale", *(f"{name}.png" for name in "abcd"), "-q"]) == 0
+    assert Path("a_x4.png").stat().st_mtime_ns > made
+
+
+def test_after_ctrl_c_of_one_picture_it_is_named(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt_at("a.jpg", monkeypatch)
+    for words in ([], ["-o", "b.png"]):
+        assert main(["upscale", "photos/a.jpg", *words]) == 130
+        first, second = capsys.readouterr().err.splitlines()
+        assert first == f"{Path('photos/a.jpg')} is not done; run the same command again"
+        assert second.startswith("interrupted")
+    assert main(["upscale", "photos/a.jpg", "-o", "-", "--json"]) == 130
+    told = capsys.readouterr()
+    summary, last = told.err.splitlines()
+    assert json.loads(summary)["left"] == 1 and last.startswith("interrupted") and not told.out
+
+
+def test_of_many_pictures_that_are_left_some_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [Job(Path(f"{k}.png"), Path(f"{k}_x4.png")) for k in range(30)]
+    teller = Teller(json_lines=False, quiet=False)
+    teller.tell_rest(Summary((), 30, 0.0, 0.0), jobs, is_kept=False)
+    *_, before, last = capsys.readouterr().err.splitlines()
+    assert (before, last) == ("  19.png", "  and 10 more")
+
+
+@pytest.mark.parametrize("where", [["-o", "b.png"], ["-o", "out"], ["-o", "-"], []])
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{stem!q}", "name: '{stem!q}' is no template (what follows stem in its braces"),
+        ("{stem:{seed}}", "is no template (what follows stem in its braces cannot be used)"),
+        ("{stem:>999999999999}", "is no template (what follows stem in its braces"),
+        ("{stem:d}", "is no template (Unknown format code 'd' for object of type 'str')"),
+        ("{stem", "is no template (expected '}' before end of string); write fields such as"),
+        ("{}", "name: {} is unknown; use {stem}, {suffix}"),
+        ("{stem.upper}", "name: {stem.upper} is unknown; use {stem}"),
+        ("same", "name: 'same' gives all results one name; put {stem} into it"),
+        ("a/{stem}", "name: 'a/{stem}' holds a folder; give folders with --output"),
+    ],
+)
+def test_a_broken_template_is_refused_wherever_results_go(
+    photos: Path, where: list[str], template: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = pictures(".")
+    assert main(["upscale", "photos/a.jpg", "--name", template, *where]) == 2
+    told = capsys.readouterr()
+    assert message in told.err and told.err.count("\n") == 1 and told.out == ""
+    assert pictures(".") == before
+
+
+def test_a_template_is_refused_where_the_name_is_given(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["upscale", "photos/a.jpg", "-o", "b.png", "--name", "{stem}_{seed}"]) == 2
+    assert capsys.readouterr().err == (
+        "error: name: b.png is the name already; give -o a folder, or no --name\n"
+    )
+
+
+def test_numbers_in_a_template_can_be_filled_up(photos: Path) -> None:
+    words = ["upscale", "photos/a.jpg", "-o", "out", "-q", "--seed", "7"]
+    assert main([*words, "--name", "{seed:03}_{stem:_>4}{{}}{suffix}"]) == 0
+    assert pictures("out") == ["007____a{}.jpg"]
+
+
+@pytest.mark.parametrize("place", ["gone/x.png", "photos/a.jpg/x.png"])
+def test_an_input_that_is_not_there_is_told_as_such(
+    photos: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["upscale", place]) == 1
+    assert capsys.readouterr().err == (
+        f"error: {Path(place)}: no such file; check the spelling and the folder\n"
+    )
+
+
+def test_a_file_may_be_called_like_a_list(photos: Path) -> None:
+    name = '["a"] b.png'
+    Image.new("RGB", (4, 4)).save(name)
+    assert main(["upscale", name, "-q"]) == 0
+    assert Path('["a"] b_x4.png').is_file()

@@ -324,7 +324,7 @@ def test_where_nothing_can_be_scored_one_message_says_why(
         (["bicubic", "--tile", "0"], "tile: '0' is no size"),
         (["bicubic", "--metrics", "psnr"], "metrics: 'psnr' is unknown"),
         (["bicubic", "--border", "-1"], "border: -1 is outside"),
-        (["bicubic", "--threads", "0"], "threads: 0 is not possible"),
+        (["bicubic", "--threads", "0"], "threads: 0 is outside of 1 to 256"),
         (["bicubic", "--limit", "0"], "limit: 0 is not possible"),
         (["bicubic", "--bootstrap", "0"], "bootstrap: 0"),
         (["bicubic", "--protocol", "realsr"], "leave --hr and --lr out"),

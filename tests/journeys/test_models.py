@@ -327,3 +327,12 @@ def test_a_published_model_that_the_registry_knows_is_not_embedded(
     assert rows["compact"] == "embedded" and rows["stablesr"] == "available"
     assert main(["models", "import", "gone.ckpt", "--name", "stablesr"]) == 1
     assert "no file there" in capsys.readouterr().err
+
+
+def test_nobody_is_asked_where_standard_input_is_closed(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["models", "remove", "mine"]) == 2
+    assert "Nobody is there to answer; give --yes to say yes" in capsys.readouterr().err
+    assert model.is_dir()

@@ -105,6 +105,6 @@ def test_what_is_missing_is_named(
     assert main(["tag", str(photo), "--model", "gone"]) == 1
     assert "'gone' is neither a folder nor imported" in capsys.readouterr().err
     assert main(["tag", str(photo), "--model", str(tmp_path)]) == 1
-    assert "no weights file there" in capsys.readouterr().err
+    assert "is a folder without model.safetensors" in capsys.readouterr().err
     assert main(["tag", str(photo), "--threshold", "2"]) == 2
     assert main(["tag", str(tmp_path / "*.jpg")]) == 1

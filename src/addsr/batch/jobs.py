@@ -27,6 +27,8 @@ class Job:
 
 FIELDS = ("stem", "suffix", "scale", "target", "model", "seed", "preview")
 """What a name template may hold."""
+_FORMAT = re.compile(r"([^{}]?[<>=^])?0?[0-9]{0,2}(\.[0-9]{1,2})?[sdxX]?")
+"""What may follow a field in the braces: nothing that fails or fills the memory for some seed."""
 _SPOILT = re.compile(r"[\x00-\x1f/\\\\]")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 """Names that Windows keeps for devices, with any suffix."""
@@ -62,17 +64,28 @@ def check_template(template: str) -> str:
     """`template` itself.
 
     Raises:
-        OptionError: a field that does not exist, a folder in it, or the same name for all.
+        OptionError: a field that does not exist or cannot be filled in, a folder in it, or the same
+            name for all.
     """
     try:
-        fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-    except ValueError as error:
-        raise OptionError(f"name: {template!r} is no template ({error})") from error
-    unknown = [name for name in fields if name not in FIELDS]
-    if unknown:
+        parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
+        fields = [name for _, name, _, _ in parts]
+        unknown = [name for name in fields if name not in FIELDS]
+        if unknown:
+            raise OptionError(
+                f"name: {{{unknown[0]}}} is unknown; use {', '.join(f'{{{n}}}' for n in FIELDS)}"
+            )
+        for _, name, spec, conversion in parts:
+            if conversion is not None or not _FORMAT.fullmatch(spec or ""):
+                raise ValueError(f"what follows {name} in its braces cannot be used")
+        template.format(**dict.fromkeys(FIELDS, "x") | {"seed": 0})
+    except OptionError:
+        raise
+    except (ValueError, LookupError) as error:
         raise OptionError(
-            f"name: {{{unknown[0]}}} is unknown; use {', '.join(f'{{{n}}}' for n in FIELDS)}"
-        )
+            f"name: {template!r} is no template ({error}); write fields such as {{stem}} and "
+            "{seed:03}, and {{ for a brace"
+        ) from error
     if "stem" not in fields:
         raise OptionError(f"name: {template!r} gives all results one name; put {{stem}} into it")
     if _SPOILT.search(template):

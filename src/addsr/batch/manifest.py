@@ -69,14 +69,14 @@ def hash_file(path: Path) -> str:
         with path.open("rb") as file:
             while block := file.read(_BLOCK):
                 total.update(block)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{path}: no such file; check the spelling and the folder") from error
     except IsADirectoryError as error:
         raise InputError(f"{path}: is a folder; give picture files") from error
     except PermissionError as error:
         raise InputError(f"{path}: may not be read; check its permissions") from error
     except OSError as error:  # such as a link to itself, or a disk that fails
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the disk") from error
     return total.hexdigest()
 
 
@@ -151,13 +151,20 @@ class Manifest:
             self._rows.close()
 
     def find(self, target: Path) -> Entry | None:
-        """What is known of `target`."""
-        with self._lock:
-            row = self._rows.execute(
-                "SELECT source, source_sha256, settings_sha256, state, output_bytes, error, "
-                "seconds FROM pictures WHERE output = ?",
-                (self._key(target),),
-            ).fetchone()
+        """What is known of `target`.
+
+        Raises:
+            OutputError: the file is damaged.
+        """
+        try:
+            with self._lock:
+                row = self._rows.execute(
+                    "SELECT source, source_sha256, settings_sha256, state, output_bytes, error, "
+                    "seconds FROM pictures WHERE output = ?",
+                    (self._key(target),),
+                ).fetchone()
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
         return None if row is None else Entry(*row)
 
     def is_done(self, target: Path, source_sha256: str, settings_sha256: str) -> bool:

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from addsr.upscaler import Opened, Rest, Upscaler
 from .events import Listener, Notes, Outcome, Progress, Summary, failed
 from .jobs import Job
 from .manifest import Entry, Manifest, hash_file, plain
+from .passing import PATIENCE, Read, Restored, Room, settled
 
 log = logging.getLogger(__name__)
 
@@ -44,52 +45,6 @@ _MOST_WRITERS = 3
 GRACE_SECONDS = 8.0
 """After a signal, for what is being written; systems kill what takes longer than some ten."""
 _LONGEST_QUEUE = 64
-_PATIENCE = 0.1
-"""Seconds between looks at whether the batch was stopped; also lets Windows notice Ctrl-C."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """A picture that was read, or what became of it instead."""
-
-    job: Job
-    sha256: str | None = None
-    opened: Opened | None = None
-    pixels: int = 0
-    warnings: tuple[str, ...] = ()
-    outcome: Outcome | None = None
-
-
-@dataclass(frozen=True)
-class _Restored:
-    """A result on its way to the disk."""
-
-    read: _Read
-    opened: Opened
-    rest: Rest
-    pixels: int
-    """As they count while it waits."""
-    warnings: tuple[str, ...]
-
-
-class _Room:
-    """Counts the pixels that wait between two stages."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.held = limit, 0
-        self._changed = threading.Condition()
-
-    def add(self, pixels: int) -> None:
-        with self._changed:
-            self.held += pixels
-            self._changed.notify_all()
-
-    def wait(self, stop: threading.Event, limit: int | None = None) -> None:
-        """Until less than the limit is held, or `stop` is set."""
-        most = self.limit if limit is None else limit
-        with self._changed:
-            while self.held >= most and not stop.is_set():
-                self._changed.wait(_PATIENCE)
 
 
 class Batch:
@@ -126,9 +81,9 @@ class Batch:
         self._seconds: float | None = None
         self._telling = threading.Lock()
         self._stop = threading.Event()
-        self._read: queue.Queue[_Read | None] = queue.Queue(_LONGEST_QUEUE)
-        self._restored: queue.Queue[_Restored | None] = queue.Queue()
-        self._ahead, self._behind = _Room(AHEAD_PIXELS), _Room(BEHIND_PIXELS)
+        self._read: queue.Queue[Read | None] = queue.Queue(_LONGEST_QUEUE)
+        self._restored: queue.Queue[Restored | None] = queue.Queue()
+        self._ahead, self._behind = Room(AHEAD_PIXELS), Room(BEHIND_PIXELS)
         self._crash: BaseException | None = None
         self._at_once = 1  # pictures in the network
         # there the network needs all cores: what else needs them waits for it
@@ -165,7 +120,7 @@ class Batch:
                 # not in one long wait, which a signal might not reach, and on Windows does not
                 while any(writer.is_alive() for writer in writers):
                     for writer in writers:
-                        writer.join(_PATIENCE)
+                        writer.join(PATIENCE)
             finally:
                 self._stop.set()
                 self._end_writing(writers)
@@ -206,13 +161,13 @@ class Batch:
             self._hand_on(item)
         self._hand_on(None)
 
-    def _hand_on(self, item: _Read | None) -> None:
+    def _hand_on(self, item: Read | None) -> None:
         while not self._stop.is_set():
             with contextlib.suppress(queue.Full):
-                self._read.put(item, timeout=_PATIENCE)
+                self._read.put(item, timeout=PATIENCE)
                 return
 
-    def _read_one(self, job: Job) -> _Read:
+    def _read_one(self, job: Job) -> Read:
         digest: str | None = None
         try:
             if self.manifest is not None:
@@ -221,19 +176,20 @@ class Batch:
                     job.target, digest, self.settings_sha256
                 ):
                     skipped = Outcome(job.source, job.target, "skipped")
-                    return _Read(job, digest, outcome=skipped)
+                    return Read(job, digest, outcome=skipped)
             opened = self._open(job)
         except MemoryLimitError:
             # what is free now may not be all: it is read again when nothing else is held
-            return _Read(job, digest, warnings=self._notes.take())
+            return Read(job, digest, warnings=self._notes.take())
         except Exception as error:
             outcome = failed(job.source, job.target, error, self._notes.take())
-            return _Read(job, digest, outcome=outcome)
+            return Read(job, digest, outcome=outcome)
         pixels = sum(p.size[0] * p.size[1] for p in opened.source.pictures)
-        return _Read(job, digest, opened, pixels, self._notes.take())
+        return Read(job, digest, opened, pixels, self._notes.take())
 
     def _open(self, job: Job) -> Opened:
-        check_output(job.target)
+        if os.path.lexists(job.source):  # or the folder of a misspelt input would be blamed
+            check_output(job.target)
         opened = self.upscaler.open(job.source)
         self.upscaler.check_place(opened, job.target)
         return opened
@@ -241,7 +197,7 @@ class Batch:
     # restoring, in the caller's thread
 
     def _restore_all(self) -> None:
-        waiting: deque[_Read | None] = deque()
+        waiting: deque[Read | None] = deque()
         while not self._stop.is_set():
             self._take_ready(waiting)
             if not waiting:
@@ -261,15 +217,15 @@ class Batch:
             else:
                 self._restore_one(item)
 
-    def _take_ready(self, waiting: deque[_Read | None]) -> None:
+    def _take_ready(self, waiting: deque[Read | None]) -> None:
         """Adds what was read by now to `waiting`; if there is nothing at all, waits a moment."""
         with contextlib.suppress(queue.Empty):
             if not waiting:
-                waiting.append(self._read.get(timeout=_PATIENCE))
+                waiting.append(self._read.get(timeout=PATIENCE))
             while len(waiting) < _LONGEST_QUEUE:
                 waiting.append(self._read.get_nowait())
 
-    def _find_company(self, item: _Read, waiting: deque[_Read | None]) -> list[_Read]:
+    def _find_company(self, item: Read, waiting: deque[Read | None]) -> list[Read]:
         """`item` and those that wait and can go with it, taken out; none: it goes the usual way."""
         if item.opened is None:
             return []
@@ -288,7 +244,7 @@ class Batch:
                 waiting.remove(other)
         return [] if self._is_cpu and len(company) == 1 else company
 
-    def _restore_together(self, items: Sequence[_Read]) -> None:
+    def _restore_together(self, items: Sequence[Read]) -> None:
         self._at_once = len(items)
         try:
             rests = self.upscaler.restore_together(
@@ -311,11 +267,11 @@ class Batch:
             assert item.opened is not None
             self._ahead.add(-item.pixels)
             if self._is_cpu:
-                rest = _done(rest)
+                rest = settled(rest)
             told = (*item.warnings, *told, *self._notes.take())
             self._put(item, item.opened, rest, 1 if self._is_cpu else _UNFINISHED, told)
 
-    def _restore_one(self, item: _Read) -> None:
+    def _restore_one(self, item: Read) -> None:
         job = item.job
         try:
             opened, result = self._restore(item)
@@ -329,15 +285,15 @@ class Batch:
         self._put(item, opened, lambda: (result, report), 1, self._heard(item))
 
     def _put(
-        self, item: _Read, opened: Opened, rest: Rest, weight: int, warnings: tuple[str, ...]
+        self, item: Read, opened: Opened, rest: Rest, weight: int, warnings: tuple[str, ...]
     ) -> None:
         """Hands a picture on to be finished and written."""
         height, width = opened.frame.size
         pixels = weight * height * width
         self._behind.add(pixels)
-        self._restored.put(_Restored(item, opened, rest, pixels, warnings))
+        self._restored.put(Restored(item, opened, rest, pixels, warnings))
 
-    def _restore(self, item: _Read) -> tuple[Opened, Any]:
+    def _restore(self, item: Read) -> tuple[Opened, Any]:
         if item.opened is not None:
             try:
                 return item.opened, self.upscaler.restore(item.opened, item.job.target)
@@ -348,7 +304,7 @@ class Batch:
         opened = item.opened or self._open(item.job)
         return opened, self.upscaler.restore(opened, item.job.target)
 
-    def _heard(self, item: _Read | _Restored) -> tuple[str, ...]:
+    def _heard(self, item: Read | Restored) -> tuple[str, ...]:
         """The warnings about a picture so far, those of this thread included."""
         return (*item.warnings, *self._notes.take())
 
@@ -371,7 +327,7 @@ class Batch:
             finally:
                 self._behind.add(-item.pixels)
 
-    def _write_one(self, item: _Restored) -> None:
+    def _write_one(self, item: Restored) -> None:
         job = item.read.job
         try:
             with self._finishing:
@@ -389,7 +345,7 @@ class Batch:
         width, height = report.output_size
         self._end(item.read, outcome, width * height / 1e6)
 
-    def _end(self, read: _Read, outcome: Outcome, megapixels: float = 0.0) -> None:
+    def _end(self, read: Read, outcome: Outcome, megapixels: float = 0.0) -> None:
         if self.manifest is not None and outcome.state != "skipped":
             self.manifest.record(outcome.target, self._entry(read, outcome))
         with self._telling:
@@ -400,7 +356,7 @@ class Batch:
         if outcome.state == "failed" and self.fail_fast:
             self._stop.set()
 
-    def _entry(self, read: _Read, outcome: Outcome) -> Entry:
+    def _entry(self, read: Read, outcome: Outcome) -> Entry:
         size = None
         if outcome.state == "done":
             with contextlib.suppress(OSError):  # somebody took it away at once
@@ -414,17 +370,3 @@ class Batch:
             error=None if outcome.error is None else plain(outcome.error),
             seconds=float(outcome.report.get("seconds", 0.0)),
         )
-
-
-def _done(rest: Rest) -> Rest:
-    """`rest` after its work; what it raised is raised where its picture ends."""
-    try:
-        found = rest()
-    except Exception as error:
-        failure = error
-
-        def fail() -> Any:
-            raise failure
-
-        return fail
-    return lambda: found

@@ -235,4 +235,6 @@ def _write(path: Path, save: Callable[[Path], object]) -> None:
         with replacing(path) as temporary:
             save(temporary)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error}); choose another folder") from error
+        # without the name of the temporary file, which nobody has heard of
+        why = error.strerror or error
+        raise OutputError(f"{path}: cannot be written ({why}); choose another folder") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def choose_device(device: str = "auto") -> torch.device:
         found = [name for name in ("cuda", "xpu", "mps") if is_present(name)]
         return torch.device(found[0] if found else "cpu")
     kind, _, index = device.partition(":")
-    if kind not in DEVICES or (index and not index.isdecimal()):
+    # torch itself fails at longer numbers, and at digits of other scripts
+    if kind not in DEVICES or (index and not re.fullmatch("[0-9]{1,2}", index)):
         raise OptionError(f"device: {device!r} is unknown; use auto, {', '.join(DEVICES)}")
     too_many = kind == "cuda" and index and int(index) >= torch.cuda.device_count()
     if not is_present(kind) or too_many:

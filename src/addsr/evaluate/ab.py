@@ -19,7 +19,7 @@ from addsr.errors import InputError, OptionError
 from addsr.image.formats import FORMATS
 from addsr.image.reading import read_image
 
-from .embed import assemble, data_block, to_json, write_whole
+from .embed import assemble, check_page, data_block, to_json, write_whole
 from .packing import LOSSLESS, PACKINGS, Box, Packing, choose_packing, spread, to_text
 from .page import BUDGET_BYTES, SAMPLE, check_format
 
@@ -118,8 +118,9 @@ def write_ab_page(
 
     Raises:
         InputError: a folder is missing, or no pair is left to judge; OptionError: `seed` or `count`
-            out of range; OutputError: `path` cannot be written.
+            out of range, or `path` is no name for a page; OutputError: `path` cannot be written.
     """
+    check_page(path)
     if not 0 <= seed <= LARGEST_SEED:
         raise OptionError(f"seed = {seed} is not allowed; give a whole number from 0 to 2**53 - 1")
     if count is not None and count < 1:

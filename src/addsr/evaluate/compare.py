@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from addsr import __version__
 from addsr.errors import InputError, OptionError
 from addsr.image.reading import read_image
 
-from .embed import assemble, data_block, to_json, write_whole
+from .embed import assemble, check_page, data_block, to_json, write_whole
 from .packing import LONGEST_SIDE, LOSSLESS, PACKINGS, to_text
 
 BUDGET_BYTES = 48_000_000
@@ -49,7 +50,8 @@ def write_compare_page(
         budget_bytes: most bytes that pictures may take: lossless if that fits, else WebP.
 
     Raises:
-        OptionError: fewer than 2 or more than 8 pictures, or another number of titles.
+        OptionError: fewer than 2 or more than 8 pictures, another number of titles, or `path` is no
+            name for a page.
         InputError: a picture cannot be read, is too long for a page or of another shape.
         OutputError: `path` cannot be written.
     """
@@ -59,6 +61,10 @@ def write_compare_page(
         raise OptionError(
             f"titles: {len(titles)} for {len(pictures)} pictures; give one for each of them"
         )
+    check_page(path)
+    for one in pictures:  # whatever its name
+        if os.path.realpath(one) == os.path.realpath(path):
+            raise OptionError(f"output: {path} is a picture to compare; give another name")
     images = [_read(one) for one in pictures]
     frame = max((image.size for image in images), key=lambda size: size[0] * size[1])
     for one, image in zip(pictures, images, strict=True):

@@ -19,8 +19,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from addsr.errors import InputError, OutputError
+from addsr.errors import InputError, OptionError, OutputError
 from addsr.replacing import replacing
+
+PAGE_SUFFIXES = (".html", ".htm")
 
 
 @cache
@@ -83,6 +85,16 @@ def _hash(text: str) -> str:
 def _printable(text: str) -> str:
     """`text` with lone surrogates, which no encoding can write, as question marks."""
     return text.encode("utf-8", "replace").decode()
+
+
+def check_page(path: Path) -> None:
+    """Refuses what is no page's name before any work: a slip would replace a photo by a page.
+
+    Raises:
+        OptionError: the suffix is another one.
+    """
+    if path.suffix.lower() not in PAGE_SUFFIXES:
+        raise OptionError(f"output: {path} is no name for a page; give NAME.html")
 
 
 def write_whole(path: str | Path, text: str) -> None:

@@ -34,6 +34,9 @@ T = TypeVar("T")
 U = TypeVar("U")
 Progress = Callable[[int, int], None]
 
+MOST_THREADS = 256
+"""With very many, torch ends the process in place of an error."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -52,9 +55,13 @@ class Options:
     """The first so many pictures of each data set."""
 
     def __post_init__(self) -> None:
-        for name, value in (("threads", self.threads), ("limit", self.limit)):
-            if value is not None and value < 1:
-                raise OptionError(f"{name}: {value} is not possible; give 1 or more")
+        if self.limit is not None and self.limit < 1:
+            raise OptionError(f"limit: {self.limit} is not possible; give 1 or more")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise OptionError(
+                f"threads: {self.threads} is outside of 1 to {MOST_THREADS}; give as many as the "
+                "processor has cores"
+            )
         if self.resamples < 1:
             raise OptionError(f"bootstrap: {self.resamples} is not possible; give 1 or more")
 

@@ -268,7 +268,7 @@ def _opened(path: Path, max_pixels: int) -> Generator[Image.Image]:
             with _open(path) as image:
                 check_pixels(str(path), image.width, image.height, max_pixels)
                 yield image
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{path}: no such file; check the spelling and the folder") from error
     except PermissionError as error:
         raise InputError(f"{path}: may not be read; check its permissions") from error
@@ -279,6 +279,10 @@ def _opened(path: Path, max_pixels: int) -> Generator[Image.Image]:
     except (InputError, DependencyError):
         raise
     except _BROKEN as error:
+        if isinstance(error, OSError) and error.filename is not None:  # the system's, not Pillow's
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror}); check its name, or copy it elsewhere"
+            ) from error
         raise InputError(_damaged(str(path), error)) from error
 
 

@@ -52,12 +52,16 @@ class Wish:
         if self.way not in ("noised", "sampled"):
             raise OptionError(f"way: {self.way!r} is unknown; use noised or sampled")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise OptionError(f"seeds: {list(self.seeds)} must be different numbers, one at least")
+            raise OptionError(
+                f"seeds: {list(self.seeds)} must be different numbers, one at least; give each once"
+            )
         if not all(0 <= seed < 2**63 for seed in self.seeds):
             raise OptionError(f"seeds: {list(self.seeds)} must be numbers from 0 to 2**63 - 1")
         told = self.encoder_timestep
         if told is not None and not 0 <= told < TRAINED_STEPS:
-            raise OptionError(f"encoder_timestep: {told} is not 0 to {TRAINED_STEPS - 1}")
+            raise OptionError(
+                f"encoder_timestep: {told} is not 0 to {TRAINED_STEPS - 1}; give one of these"
+            )
         Schedule.of(self.timesteps)  # it names what is wrong with them
         check_scale(self.upscale)
 
@@ -173,7 +177,7 @@ def _latent(pipe: StableSRPipeline, rgb: Tensor, picture: Tensor, wish: Wish) ->
     if rgb is not picture and tuple(rgb.shape[-2:]) != target:
         raise InputError(
             f"references: {rgb.shape[-1]}x{rgb.shape[-2]} is not the size of the result, "
-            f"{target[1]}x{target[0]}"
+            f"{target[1]}x{target[0]}; give the true picture at that size"
         )
     vae = cast("Any", pipe.vae)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -319,5 +323,10 @@ def parse_timesteps(text: str) -> tuple[int, ...]:
             f"timesteps: {text!r} is neither a number of timesteps nor a list such as 0,500,999"
         )
     if len(parts) == 1:
+        if not 1 <= int(parts[0]) <= TRAINED_STEPS:
+            raise OptionError(
+                f"timesteps: {text} of them are not possible; give 1 to {TRAINED_STEPS}, or a list "
+                "such as 0,500,999"
+            )
         return Schedule.respaced(int(parts[0])).timesteps
     return Schedule.of(int(part) for part in parts).timesteps

@@ -73,6 +73,11 @@ def read_state(path: str | Path) -> Mapping[str, Tensor]:
         ModelError: it is missing, damaged, hostile, or holds no tensors under names.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ModelError(
+            f"{path}: is a folder without unet and controlnet; give one with both, or the files of "
+            "a published checkpoint"
+        )
     if not path.is_file():
         raise ModelError(f"{path}: no file there; give the path of a published checkpoint")
     try:
