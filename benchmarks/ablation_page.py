@@ -21,6 +21,8 @@ class Arm:
     """Weight of self-refinement that it was trained with and is sampled with."""
     claim: str = ""
     """What AddSR says of the part that is changed; empty where the question is not the paper's."""
+    expected: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
+    """What follows of the claim: a metric, its sign in the differences, at these steps."""
 
 
 FIRST = "baseline"
@@ -37,12 +39,14 @@ ARMS = {
         "the teacher sees the input, not the clean picture (`task.regulation = lr`)",
         claim="A teacher that sees the clean picture gives a better target: more detail, better "
         "perception. So NIQE should rise here.",
+        expected=(("niqe", 1, (1, 2, 4)),),
     ),
     "constant": Arm(
         "distillation weighs the same at every step, as much in all (`task.ta_adaptive = false`)",
         claim="Weights that grow with the step hold later steps to the teacher, which would make "
         "up too much otherwise. So SSIM and LR-PSNR should fall here at 4 steps, and the gradient "
         "rise.",
+        expected=(("ssim-y", -1, (4,)), ("lr-psnr", -1, (4,)), ("gradient", 1, (4,))),
     ),
     "no-refinement": Arm(
         "the condition is the input at every step, in training and sampling "
@@ -50,6 +54,7 @@ ARMS = {
         weight=0.0,
         claim="The last prediction as condition hands high frequencies to the next step. So the "
         "gradient should fall and NIQE rise here at 2 and 4 steps.",
+        expected=(("gradient", -1, (2, 4)), ("niqe", 1, (2, 4))),
     ),
     "next": Arm(
         "from `training/gan.safetensors`, `task.distill_weight = 1`; else as the baseline",
@@ -67,6 +72,7 @@ ARMS = {
         "`task.distill_weight = 0`",
         claim="Distillation keeps what the adversary alone would make up in bounds. So SSIM and "
         "LR-PSNR should fall here.",
+        expected=(("ssim-y", -1, (1, 2, 4)), ("lr-psnr", -1, (1, 2, 4))),
     ),
 }
 _TOLD = ("psnr-y", "ssim-y", "niqe", "niqe-addsr", "lr-psnr", "gradient")
@@ -174,8 +180,41 @@ def _claims(data: dict[str, Any]) -> list[str]:
             and (cells := [*cells, *_niqe_cells(data, name, steps)])
         ]
         if ARMS[name].claim and found:
-            lines.append(f"| {name} | {ARMS[name].claim} | {'<br>'.join(found)} |")
-    return ["| | AddSR's claim | here |", "|---|---|---|", *lines, ""] if lines else []
+            told = _verdict(data, name)
+            lines.append(f"| {name} | {ARMS[name].claim} | {told} | {'<br>'.join(found)} |")
+    heads = ["| | AddSR's claim | does it hold here? | differences |", "|---|---|---|---|"]
+    return [*heads, *lines, ""] if lines else []
+
+
+def _verdict(data: dict[str, Any], name: str) -> str:
+    """Of what follows of the claim, how much is there; what is not bold counts as not found."""
+    found, against, count = list[str](), list[str](), 0
+    for metric, sign, all_steps in ARMS[name].expected:
+        for steps in all_steps:
+            entry = _entry(data, "synthetic", name, steps, metric)
+            if entry is None:
+                continue
+            count += 1
+            if _is_clear(entry):
+                told = f"{name_of(metric)} at {steps_of(steps)}"
+                (found if entry["mean"] * sign > 0 else against).append(told)
+    if not count:
+        return "not measured"
+    word = "yes" if len(found) == count else "in part" if found and not against else "no"
+    parts = [f"**{word}**: {len(found)} of {count} found"]
+    parts += [", ".join(found)] if 0 < len(found) < count else []
+    parts += [f"the reverse for {', '.join(against)}"] if against else []
+    return "; ".join(parts)
+
+
+def _entry(
+    data: dict[str, Any], dataset: str, arm: str, steps: int, metric: str
+) -> dict[str, Any] | None:
+    wanted = (arm, dataset, steps, metric)
+    for entry in data["differences"]:
+        if (entry["arm"], entry["dataset"], entry["steps"], entry["metric"]) == wanted:
+            return entry
+    return None
 
 
 def _niqe_cells(data: dict[str, Any], name: str, steps: int) -> list[str]:
@@ -195,14 +234,20 @@ def _cells(
     return [f"{name_of(m)} {_told(entries[m])}" for m in metrics if m in entries]
 
 
+def _is_clear(entry: dict[str, Any]) -> bool:
+    """Whether the interval is without 0 and the mean more than twice as far as the seeds lie."""
+    apart = entry.get("seeds")
+    is_off = entry["low"] > 0 or entry["high"] < 0
+    return apart is not None and is_off and abs(entry["mean"]) > 2 * apart
+
+
 def _told(entry: dict[str, Any]) -> str:
     digits, apart = COLUMNS[entry["metric"]][1], entry.get("seeds")
     mean = f"{entry['mean']:+.{digits}f}"
     text = f"{mean} [{entry['low']:+.{digits}f}, {entry['high']:+.{digits}f}]"
     if apart is None:
         return text
-    clear = entry["low"] > 0 or entry["high"] < 0
-    if clear and abs(entry["mean"]) > 2 * apart:
+    if _is_clear(entry):
         text = text.replace(mean, f"**{mean}**", 1)
     return f"{text} ({apart:.{digits}f})"
 

@@ -161,6 +161,27 @@ def test_only_what_is_beyond_the_seeds_and_beyond_the_pictures_is_bold(benchmark
     assert told({**entry, "seeds": None}) == "+0.020 [+0.010, +0.030]"
 
 
+def test_a_claim_holds_as_far_as_what_follows_of_it_is_found(benchmark: Any) -> None:
+    page = sys.modules["ablation_page"]
+
+    def told(**means: float) -> str:
+        names = {"ssim": "ssim-y", "lr": "lr-psnr", "gradient": "gradient"}
+        entries = [
+            {"arm": "constant", "dataset": "synthetic", "steps": 4, "metric": names[name],
+             "mean": mean, "low": mean - 0.1, "high": mean + 0.1, "seeds": 0.4}
+            for name, mean in means.items()
+        ]  # fmt: skip
+        return page._verdict({"differences": entries}, "constant")
+
+    assert told(ssim=-1, lr=-1, gradient=1) == "**yes**: 3 of 3 found"
+    part = told(ssim=-0.7, lr=-1, gradient=1)  # within twice what lies between the seeds
+    assert part.startswith("**in part**: 2 of 3 found; LR-PSNR at 4 steps, Gradient")
+    turned = told(ssim=1, lr=-1, gradient=1)
+    assert turned.startswith("**no**: 2 of 3 found") and "the reverse for SSIM" in turned
+    assert told(ssim=0, lr=0) == "**no**: 0 of 2 found"
+    assert told() == "not measured"
+
+
 def test_the_curve_is_read_between_its_points_and_nowhere_else(benchmark: Any) -> None:
     at = sys.modules["ablation_page"]._at
     curve = [(4.0, 0.5), (5.0, 0.7)]
