@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import struct
 import sys
 from collections.abc import Iterator
@@ -398,3 +399,24 @@ def test_a_grey_avif_stays_grey_through_libvips(tmp_path: Path) -> None:
         found = deep_heif.read_deep_avif(tmp_path / "a.avif", image.mode)
     assert found.shape == (32, 32, 1) and found.dtype == np.uint16
     assert np.abs(found[:, :, 0] / 257 - np.asarray(grey)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack(">I4sQ", 1, b"free", 2**64 - 1),  # cannot be sought
+        struct.pack(">I4sQ", 1, b"free", 2**62) + bytes(8),
+        struct.pack(">I4s", 0, b"meta") + b"x" * 99,  # up to the end of the file
+        struct.pack(">I4sQ", 1, b"meta", 3) + b"x" * 99,
+        struct.pack(">I4s", 2**32 - 1, b"meta"),
+    ],
+)
+def test_boxes_of_absurd_sizes_tell_nothing_and_cost_nothing(data: bytes) -> None:
+    class Counting(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert size is not None and 0 <= size <= 2**24
+            return super().read(size)
+
+    file = Counting(data)
+    file.seek(5)
+    assert read_stored(file) == Stored() and file.tell() == 5

@@ -37,8 +37,8 @@ def read_stored(file: BinaryIO) -> Stored:
     try:
         meta = _find_meta(file)[1]
         return _describe(dict(_boxes(meta, 4))) if meta else Stored()
-    except (struct.error, IndexError, KeyError, ValueError):
-        return Stored()
+    except (struct.error, IndexError, KeyError, ValueError, OverflowError, OSError):
+        return Stored()  # OverflowError, OSError: a size beyond what can be sought
     finally:
         file.seek(place)
 
@@ -52,7 +52,8 @@ def _find_meta(file: BinaryIO) -> tuple[int, bytes]:
             size = struct.unpack(">Q", file.read(8))[0] - 8
         if kind == b"meta":
             start = file.tell()
-            return start, file.read(min(size - 8, _LONGEST))
+            # without a size it goes on to the file's end
+            return start, file.read(min(size - 8, _LONGEST) if size >= 8 else _LONGEST)
         if size < 8:  # up to the file's end
             break
         file.seek(size - 8, 1)
