@@ -64,6 +64,29 @@ def test_what_is_found_late_is_told_by_the_name_of_its_stage(read: list[bool]) -
     assert read == [False, False]
 
 
+def test_an_answer_is_copied_and_awaited_in_the_stream_of_its_own_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+
+    class Event:
+        def record(self, stream: str) -> None:
+            told.append(f"recorded in {stream}")
+
+        def synchronize(self) -> None:
+            told.append("waited")
+
+    empty = torch.empty
+    monkeypatch.setattr(
+        finite.torch, "empty", lambda *a, pin_memory, **k: empty(*a, **k).fill_(pin_memory)
+    )
+    monkeypatch.setattr(finite.torch.cuda, "Event", Event)
+    monkeypatch.setattr(finite.torch.cuda, "current_stream", lambda device: f"that of {device}")
+    read = finite._read_later(torch.tensor(False))
+    assert told == ["recorded in that of cpu"]
+    assert read() is False and told[1:] == ["waited"]
+
+
 @pytest.mark.parametrize("part", ["unet", "vae"])
 @pytest.mark.parametrize("output", ["pt", "latent"])
 def test_no_pipeline_hands_out_what_was_not_waited_for(
