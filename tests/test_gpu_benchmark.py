@@ -304,7 +304,7 @@ def test_the_full_size_is_the_published_one(gpu: Any) -> None:
         "cfw": 44_393_728,
     }
     pipe = gpu.build("addsr", "meta", torch.float16, is_tiny=False)
-    nets = {**pipe.networks, "tagger": pipe.tagger.net, "text": pipe.text_encoder.net}
+    nets = {**pipe.networks, "tagger": pipe.tagger.net, "text": pipe.text_encoder.encoder}
     counts = {k: sum(p.numel() for p in n.parameters()) for k, n in nets.items()}
     assert counts == {
         "unet": 1_126_760_324,
