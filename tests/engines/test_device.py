@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from addsr.engines.device import (
     choose_dtype,
     cpu_has_bf16,
     free_host_memory,
+    send,
     total_host_memory,
 )
 from addsr.errors import OptionError
@@ -90,3 +92,33 @@ def test_a_type_that_this_cpu_only_emulates_is_warned_of(
     choose_dtype("bf16", CPU)
     choose_dtype("fp32", CPU)
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "here", "size", "told"),
+    [
+        ("cuda", "cpu", 64 << 20, ["pin", "copy without waiting"]),
+        ("cuda", "cpu", (64 << 20) + 1, ["copy"]),  # torch would keep as much memory pinned
+        ("cuda", "cuda", 99, ["copy"]),
+        ("mps", "cpu", 99, ["copy"]),
+    ],
+)
+def test_what_is_small_goes_to_a_gpu_without_waiting(
+    kind: str, here: str, size: int, told: list[str]
+) -> None:
+    done: list[str] = []
+
+    class Fake:
+        device, nbytes = torch.device(here), size
+
+        def pin_memory(self) -> Fake:
+            done.append("pin")
+            return self
+
+        def to(self, device: torch.device, non_blocking: bool = False) -> Fake:
+            assert device.type == kind
+            done.append("copy without waiting" if non_blocking else "copy")
+            return self
+
+    send(cast("torch.Tensor", Fake()), torch.device(kind))
+    assert done == told

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICES = ("cpu", "cuda", "mps", "xpu")
+_MOST_PINNED = 64 << 20
+"""Bytes of a tensor that may be pinned on its way to a GPU."""
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -123,8 +125,12 @@ def _cpu_flags() -> set[str]:
 
 
 def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`x` on `device`, from main memory without waiting for what a GPU has still to do."""
-    if device.type == "cuda" and x.device.type == "cpu":
+    """`x` on `device`, from main memory without waiting for what a GPU has still to do.
+
+    What is large is copied in the usual way: beside its work the waiting does not count, and torch
+    would keep as much main memory pinned.
+    """
+    if device.type == "cuda" and x.device.type == "cpu" and x.nbytes <= _MOST_PINNED:
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
 
