@@ -166,6 +166,8 @@ def _work(
 ) -> int:
     with contextlib.ExitStack() as stack:
         folder, manifest, jobs = _prepare(inputs, target, options, batch, stack)
+        if options["quality"] is not None:
+            _tell_of_quality(jobs)
         from .batch.manifest import Manifest, remove_leftovers
         from .upscaler import Upscaler
 
@@ -249,6 +251,18 @@ def _wanted_suffix(batch: BatchOptions, folder: Path | None) -> str | None:
             f"format: {batch.output} says it already; give -o a folder, or no --format"
         )
     return suffix
+
+
+def _tell_of_quality(jobs: list[Job]) -> None:
+    """Warns where --quality counts for none of the results."""
+    from .image.formats import BY_NAME, FORMATS
+
+    names = {FORMATS.get(job.target.suffix.lower(), "") for job in jobs}
+    if all(name not in BY_NAME or BY_NAME[name].quality is None for name in names):
+        log.warning(
+            "quality: no result is of a format that has it; write a .jpg, .webp, .avif or .heic, "
+            "or leave it out"
+        )
 
 
 def _settings_hash(up: Upscaler, options: dict[str, Any]) -> str:

@@ -213,3 +213,17 @@ def test_words_about_a_picture_may_be_empty_and_whole_numbers_may_have_a_point(
     place: Path,
 ) -> None:
     assert main(["upscale", "a.jpg", "-o", "o.png", "-q", "--prompt", "", "--seed", "3.0"]) == 0
+
+
+def test_a_quality_that_counts_for_no_result_is_told_once(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "quality: no result is of a format that has it; write a .jpg"
+    for command, count in (
+        ("upscale b.png hr -o out --quality 80", 1),  # two pictures, both PNG
+        ("upscale a.jpg b.png -o mixed --quality 80", 0),
+        ("upscale b.png -o b.avif --quality 80", 0),
+        ("upscale b.png -o c.png", 0),
+    ):
+        assert main(shlex.split(command)) == 0
+        assert capsys.readouterr().err.count(told) == count, command
