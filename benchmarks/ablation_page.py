@@ -166,7 +166,7 @@ def _arms(arms: dict[str, dict[str, Any]]) -> list[str]:
     if len(steps) > 1:
         lines.append("**The arms were trained for different numbers of steps: read with care.**\n")
     if absent := [name for name in ARMS if name not in arms]:
-        lines.append(f"Not run: {', '.join(absent)}.\n")
+        lines.append(f"Not scored here: {', '.join(absent)}.\n")
     return lines
 
 

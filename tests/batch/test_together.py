@@ -315,10 +315,8 @@ def test_beside_an_accelerator_several_threads_finish_and_write(
     check_results(up, jobs)
 
 
-@pytest.mark.usefixtures("beside_a_gpu")
-def test_what_cannot_be_finished_fails_alone(
-    up: Upscaler, photos: Path, groups: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def break_finishing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has memory run out where the third picture is finished."""
     usual = Upscaler._finish  # pyright: ignore[reportPrivateUsage]
 
     def breaks(self: Upscaler, opened: Opened, *rest: Any) -> Any:
@@ -327,6 +325,13 @@ def test_what_cannot_be_finished_fails_alone(
         return usual(self, opened, *rest)
 
     monkeypatch.setattr(Upscaler, "_finish", breaks)
+
+
+@pytest.mark.usefixtures("beside_a_gpu")
+def test_what_cannot_be_finished_fails_alone(
+    up: Upscaler, photos: Path, groups: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_finishing(monkeypatch)
     summary = Batch(up, jobs_of(photos)).run()
     assert groups[0] == GROUPS[0]
     assert states(summary) == {f"{k}.png": "failed" if k == 2 else "done" for k in range(COUNT)}
@@ -335,14 +340,7 @@ def test_what_cannot_be_finished_fails_alone(
 def test_on_a_cpu_what_cannot_be_finished_fails_alone_too(
     up: Upscaler, photos: Path, groups: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = Upscaler._finish  # pyright: ignore[reportPrivateUsage]
-
-    def breaks(self: Upscaler, opened: Opened, *rest: Any) -> Any:
-        if opened.name.endswith("2.png"):
-            raise MemoryError
-        return usual(self, opened, *rest)
-
-    monkeypatch.setattr(Upscaler, "_finish", breaks)
+    break_finishing(monkeypatch)
     summary = Batch(up, jobs_of(photos)).run()
     assert states(summary) == {f"{k}.png": "failed" if k == 2 else "done" for k in range(COUNT)}
 

@@ -134,7 +134,9 @@ def test_differences_are_from_both_seeds_and_at_each_arms_own_weight(scored: Pat
 def test_the_page_has_the_claims_beside_what_was_found(benchmark: Any, scored: Path) -> None:
     text = sys.modules["ablation_page"].render(figures_of(scored))
     assert "\n| constant | Weights that grow" in text
-    assert "Not run: lr-regulated, next, next-sharpened, next-fifth, no-distillation." in text
+    assert (
+        "Not scored here: lr-regulated, next, next-sharpened, next-fifth, no-distillation." in text
+    )
     assert "### Degraded photos with an original: self-refinement at 2 steps" in text
     assert "| no-refinement, w = 1 |" in text
     assert "SSIM-Y at the NIQE that the baseline has" in text

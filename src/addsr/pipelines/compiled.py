@@ -92,7 +92,8 @@ def _by_shape(
 ) -> Callable[..., Any]:
     """`first` for the shapes and numbers of the first call, one other function for all that differ.
 
-    torch's own way from one to the other, `dynamic=None`, leaves VAEs without CUDA graphs.
+    With torch's own way from one to the other, `dynamic=None` and no graphs for dynamic shapes, a
+    VAE's kernels were mostly launched one by one at its first size too (torch 2.11).
     """
     known: list[Any] = []
 
