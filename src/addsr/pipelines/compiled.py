@@ -9,15 +9,17 @@ which are what a GPU waits for here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from addsr.errors import DependencyError, OptionError
+
+from .recorded import CudaRecorder, Recorded
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Compiled:
             raise OptionError(f"mode: {mode!r} is unknown; use one of {', '.join(MODES)}, or None")
         self.mode: CompileMode | None = mode
         self._made: dict[str, Callable[..., Any]] = {}
+        self._recorder = CudaRecorder()
 
     @property
     def has_graphs(self) -> bool:
@@ -55,6 +58,7 @@ class Compiled:
         name: str,
         function: Callable[..., Any],
         *,
+        of: Iterable[nn.Module] = (),
         has_one_shape: bool = False,
         has_breaks: bool = False,
     ) -> Callable[..., Any]:
@@ -63,6 +67,7 @@ class Compiled:
         Its results are its caller's own: no later run writes over them.
 
         Args:
+            of: the networks it runs: their weights may move.
             has_one_shape: compile for each shape anew; otherwise the second one brings code for
                 all others.
             has_breaks: of a library's network, parts of which may stay uncompiled.
@@ -70,21 +75,17 @@ class Compiled:
         if self.mode is None:
             return function
         if name not in self._made:
-            make = partial(self._make, function, has_breaks=has_breaks)
-            made = make(self.mode, is_dynamic=False)
+            # torch's own graphs are not used: see Recorded
+            mode = _WITHOUT_GRAPHS.get(self.mode, self.mode)
+            make = partial(torch.compile, function, mode=mode, fullgraph=not has_breaks)
+            made = make(dynamic=False)
+            if self.has_graphs:
+                made = Recorded(made, of, self._recorder)
             if not has_one_shape:
                 # without graphs: one would be recorded, and its memory kept, for each size
-                mode = _WITHOUT_GRAPHS.get(self.mode, self.mode)
-                made = _by_shape(made, cache(lambda: make(mode, is_dynamic=True)))
+                made = _by_shape(made, cache(lambda: make(dynamic=True)))
             self._made[name] = _told(made, function)
         return self._made[name]
-
-    @staticmethod
-    def _make(
-        function: Callable[..., Any], mode: CompileMode, *, is_dynamic: bool, has_breaks: bool
-    ) -> Callable[..., Any]:
-        made = torch.compile(function, dynamic=is_dynamic, fullgraph=not has_breaks, mode=mode)
-        return _replayed(made) if mode in GRAPH_MODES else made
 
 
 def _by_shape(
@@ -103,16 +104,6 @@ def _by_shape(
         if not known:
             known.append(shapes)
         return (first if shapes == known[0] else make_others())(*args)
-
-    return run
-
-
-def _replayed(made: Callable[..., Any]) -> Callable[..., Any]:
-    """`made` with results copied out of its graph's memory, which the next run overwrites."""
-
-    def run(*args: Any) -> Any:
-        torch.compiler.cudagraph_mark_step_begin()
-        return pytree.tree_map_only(Tensor, torch.clone, made(*args))
 
     return run
 

@@ -162,7 +162,7 @@ class SeeSRStages(LatentStages):
         assert tiny is not None, "options are checked before"
         latent = z.to(self.device, self.dtype)
         size = (latent.shape[-2] * self.factor, latent.shape[-1] * self.factor)
-        run = self._compiled("tiny", tiny.forward)
+        run = self._compiled("tiny", tiny.forward, of=[tiny])
         with self._working(PART):
             x = self._in_strips(
                 size, options, lambda: run(latent), lambda n: decode_in_strips(tiny, latent, n)
@@ -191,7 +191,7 @@ class SeeSRStages(LatentStages):
         context = options.context.to(device, dtype)
         negative = None if options.negative is None else options.negative.to(device, dtype)
         kept: tuple[Cue, Tensor] | None = None
-        run = self._compiled("net", self.net.forward, has_one_shape=True)
+        run = self._compiled("net", self.net.forward, of=[self.net], has_one_shape=True)
 
         def predict(z: Tensor, t: Tensor, cue: Cue) -> Tensor:
             nonlocal kept
@@ -222,7 +222,7 @@ class SeeSRStages(LatentStages):
         def striped(pixels: int) -> Tensor:
             return encode_in_strips(encoder, x, pixels)
 
-        whole = self._compiled("condition", self.net.encode)
+        whole = self._compiled("condition", self.net.encode, of=[self.net.controlnet])
         return self._in_strips(x.shape, options, lambda: whole(x), striped)
 
 

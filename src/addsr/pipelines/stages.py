@@ -126,7 +126,7 @@ class LatentStages:
                 "'default', or leave out enable_model_cpu_offload"
             )
         if mode is not None:  # the other networks' maps are too small for it to pay
-            for net in filter(None, (self.vae, self.cfw)):
+            for net in self._vae_nets():
                 use_channelwise(net)
         self._compiled = compiled
 
@@ -151,8 +151,8 @@ class LatentStages:
 
         def whole() -> tuple[Tensor, Taps]:
             if self._wrapped is not None:
-                return self._compiled("encode", self._wrapped.encode)(x)
-            return self._compiled("encode", self._moments)(x), ()
+                return self._compiled("encode", self._wrapped.encode, of=self._vae_nets())(x)
+            return self._compiled("encode", self._moments, of=self._vae_nets())(x), ()
 
         def striped(pixels: int) -> tuple[Tensor, Taps]:
             return self._strip_vae(pixels, given.shape).encode(x, has_taps=has_taps)
@@ -181,9 +181,9 @@ class LatentStages:
         def whole() -> Tensor:
             if self._wrapped is not None:
                 near = tuple(tap.to(self.device) for tap in taps)
-                decode = self._compiled("decode", self._wrapped.decode)
+                decode = self._compiled("decode", self._wrapped.decode, of=self._vae_nets())
                 return decode(latent, near, options.fidelity)
-            return self._compiled("decode", self._picture)(latent)
+            return self._compiled("decode", self._picture, of=self._vae_nets())(latent)
 
         def striped(pixels: int) -> Tensor:
             return self._strip_vae(pixels, size).decode(latent, taps, options.fidelity)
@@ -205,6 +205,9 @@ class LatentStages:
             if waiting * width <= _SHARE * free_memory(self.device):
                 store = self.device
         return StripVae(self.vae, self.cfw, pixels, store)
+
+    def _vae_nets(self) -> list[nn.Module]:
+        return [self.vae] if self.cfw is None else [self.vae, self.cfw]
 
     def _moments(self, x: Tensor) -> Tensor:
         """Mean and logarithm of the variance of the latent."""
@@ -351,7 +354,7 @@ class Stages(LatentStages):
         context = options.context.to(device, dtype)
         negative = None if options.negative is None else options.negative.to(device, dtype)
 
-        run = self._compiled("net", self.guided.forward, has_one_shape=True)
+        run = self._compiled("net", self.guided.forward, of=[self.guided], has_one_shape=True)
 
         def model(z_t: Tensor, t: Tensor, lr: Tensor) -> Tensor:
             return run(z_t.to(dtype), t, lr.to(dtype), context, negative, options.guidance)

@@ -100,7 +100,7 @@ class Tagger:
         self._compiled = Compiled(mode)
 
     def _embed(self, ready: Tensor) -> Tensor:
-        return self._compiled("tagger", self.net.embed, has_one_shape=True)(ready)
+        return self._compiled("tagger", self.net.embed, of=[self.net], has_one_shape=True)(ready)
 
     def _prepare(self, image: Tensor, interpolation: Interpolation) -> Tensor:
         side = self.net.config.swin.side

@@ -110,7 +110,9 @@ class PromptEncoder:
             prompt, padding="max_length", max_length=self.tokens, truncation=True
         ).input_ids
         ids = send(torch.tensor([cut]), self.encoder.device)
-        return self._compiled("text", self._embed, has_one_shape=True, has_breaks=True)(ids)
+        return self._compiled(
+            "text", self._embed, of=[self.encoder], has_one_shape=True, has_breaks=True
+        )(ids)
 
     def compile(self, mode: CompileMode | None = "default") -> None:
         """Has the encoder compiled by torch.compile when it runs next; None: no more.

@@ -1,0 +1,159 @@
+"""Functions of a GPU as CUDA graphs: all that they launch, launched at once."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from addsr.engines.memory import is_out_of_memory
+
+log = logging.getLogger(__name__)
+
+_WARMING = 3
+"""Runs before one is recorded: libraries choose kernels and take memory in the first ones."""
+_MOST = 8
+"""Recordings of a function that are kept, the last used ones; each holds memory of its own."""
+
+
+class Recorder(Protocol):
+    """What can record a run on a device and repeat it."""
+
+    def works_on(self, device: torch.device) -> bool:
+        """Whether it can record there."""
+        ...
+
+    def record(
+        self, run: Callable[[], Any], device: torch.device
+    ) -> tuple[Callable[[], None], Any]:
+        """What repeats `run` on the same places in memory, and its results in theirs."""
+        ...
+
+
+class CudaRecorder:
+    """CUDA graphs that share one pool of memory.
+
+    They may, as long as results are copied before another one is replayed in the same stream.
+    """
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def works_on(self, device: torch.device) -> bool:
+        """Whether it is a CUDA device."""
+        return device.type == "cuda"
+
+    def record(
+        self, run: Callable[[], Any], device: torch.device
+    ) -> tuple[Callable[[], None], Any]:
+        """See `Recorder`.
+
+        Raises:
+            RuntimeError: `run` does what cannot be recorded, such as waiting for the device.
+        """
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device), torch.cuda.graph(graph, pool=self._pool):
+            results = run()
+        return graph.replay, results
+
+
+class _Recording(NamedTuple):
+    replay: Callable[[], None]
+    places: list[Tensor]
+    """Where the arguments have to be."""
+    results: Any
+
+
+class Recorded:
+    """A function of tensors, recorded for each shape on a CUDA device and replayed.
+
+    torch.compile's own graphs look at each of two thousand weights in each run, which took a CPU
+    longer than a GPU took for the network. Here their addresses are compared: what was recorded is
+    dropped when they have moved. Layers put in place of others are not seen.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        of: Iterable[nn.Module] = (),
+        recorder: Recorder | None = None,
+    ) -> None:
+        """
+        Args:
+            function: gives tensors, in lists or tuples too; what is no tensor among its arguments
+                becomes part of a recording.
+            of: the networks whose weights it reads.
+            recorder: shared by functions that run one after another.
+        """
+        self._function = function
+        self._recorder: Recorder = recorder or CudaRecorder()
+        # where they are kept and not they themselves: a network that moves has new buffers; and
+        # past Module's own look-up, which takes three times as long
+        self._weights: list[tuple[dict[str, Any], str]] = [
+            (own, name)
+            for net in of
+            for module in net.modules()
+            for own in (vars(module)["_parameters"], vars(module)["_buffers"])
+            for name, tensor in own.items()
+            if tensor is not None
+        ]
+        self._at: list[Any] = []
+        self._kept: OrderedDict[Any, _Recording] = OrderedDict()
+        self._is_over = False
+
+    def __call__(self, *args: Any) -> Any:
+        """The function's results, which no later run writes over."""
+        leaves, spec = pytree.tree_flatten(args)
+        given = [x for x in leaves if isinstance(x, Tensor)]
+        if self._is_over or not all(self._recorder.works_on(x.device) for x in given):
+            return self._function(*args)
+        at = [(x.data_ptr(), x.stride()) for x in (own[n] for own, n in self._weights)]
+        if at != self._at:
+            self._kept.clear()
+            self._at = at
+        key = (spec, *(_told(x) for x in leaves))
+        with torch.inference_mode(False), torch.no_grad():
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            else:
+                recording = self._record(leaves, spec)
+                if recording is None:
+                    return self._function(*args)
+                self._kept[key] = recording
+                if len(self._kept) > _MOST:
+                    self._kept.popitem(last=False)
+            replay, places, results = self._kept[key]
+            for place, x in zip(places, given, strict=True):
+                place.copy_(x)
+            replay()
+            return pytree.tree_map_only(Tensor, torch.clone, results)
+
+    def _record(self, leaves: list[Any], spec: pytree.TreeSpec) -> _Recording | None:
+        """One run on copies of the arguments; None where it cannot be recorded."""
+        # in the layout that was given: it is what the code was compiled for
+        own = [x.detach().clone() if isinstance(x, Tensor) else x for x in leaves]
+        args = pytree.tree_unflatten(own, spec)
+        places = [x for x in own if isinstance(x, Tensor)]
+        for _ in range(_WARMING):
+            self._function(*args)
+        try:
+            replay, results = self._recorder.record(lambda: self._function(*args), places[0].device)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            self._is_over = True
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            log.warning("compile: a CUDA graph cannot be recorded (%s); going on without", reason)
+            return None
+        return _Recording(replay, places, results)
+
+
+def _told(x: Any) -> Any:
+    return (tuple(x.shape), x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else x

@@ -1,0 +1,205 @@
+"""Recorded functions: the same results as without, whatever moves, and a way on where none can be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from addsr.pipelines import recorded
+from addsr.pipelines.recorded import CudaRecorder, Recorded
+
+
+class Places:
+    """Does what CUDA graphs do, slowly: the same places in memory are read and written again."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.replays = 0
+
+    def works_on(self, device: torch.device) -> bool:
+        return device.type == "cpu"
+
+    def record(
+        self, run: Callable[[], Any], device: torch.device
+    ) -> tuple[Callable[[], None], Any]:
+        self.records += 1
+        results = run()
+
+        def replay() -> None:
+            self.replays += 1
+            for place, x in zip(_tensors(results), _tensors(run()), strict=True):
+                place.copy_(x)
+
+        return replay, results
+
+
+def _tensors(results: Any) -> list[Tensor]:
+    leaves = torch.utils._pytree.tree_leaves(results)
+    return [x for x in leaves if isinstance(x, Tensor)]
+
+
+def double(x: Tensor, more: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
+    y = 2 * factor * x
+    return y, [y + one for one in more]
+
+
+def test_results_are_those_of_the_function_and_stay() -> None:
+    places = Places()
+    call = Recorded(double, recorder=places)
+    kept: list[tuple[Any, Any]] = []
+    for k in range(4):
+        x, more = torch.full((2,), float(k)), [torch.ones(2), torch.full((2,), 5.0 + k)]
+        kept.append((call(x, more, 1.0), double(x, more)))
+    for got, wanted in kept:
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+    assert (places.records, places.replays) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        ((torch.ones(3), [torch.ones(3)]), "shape"),
+        ((torch.ones(2, dtype=torch.float64), [torch.ones(2)]), "type"),
+        ((torch.ones(4)[::2], [torch.ones(2)]), "stride"),
+        ((torch.ones(2), [torch.ones(2), torch.ones(2)]), "number of tensors"),
+        ((torch.ones(2), [torch.ones(2)], 3.0), "number"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_other_arguments_are_recorded_anew(args: Any, what: str) -> None:
+    places = Places()
+    call = Recorded(double, recorder=places)
+    call(torch.ones(2), [torch.ones(2)])
+    for _ in range(2):
+        torch.testing.assert_close(call(*args), double(*args), rtol=0, atol=0)
+    assert places.records == 2, what
+
+
+def test_the_least_used_recording_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded, "_MOST", 2)
+    places = Places()
+    call = Recorded(lambda x: x + 1, recorder=places)
+    for side, count in ((1, 1), (2, 2), (1, 2), (3, 3), (1, 3), (2, 4)):
+        assert len(call(torch.zeros(side))) == side
+        assert places.records == count
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda net: net.to(torch.float64).to(torch.float32),
+        lambda net: net.to(memory_format=torch.channels_last),
+        lambda net: net.register_buffer("shift", torch.tensor(7.0)),
+        lambda net: setattr(net[0], "weight", nn.Parameter(torch.rand(3, 2, 3, 3))),
+        lambda net: net[0].load_state_dict(
+            {"weight": torch.rand(3, 2, 3, 3), "bias": torch.rand(3)}, assign=True
+        ),
+    ],
+    ids=["type", "layout", "buffer", "parameter", "assigned"],
+)
+def test_weights_that_moved_are_recorded_anew(move: Callable[[nn.Module], Any]) -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 3)).requires_grad_(False)
+    net.register_buffer("shift", torch.tensor(1.0))
+    places = Places()
+    call = Recorded(lambda x: net(x) + net.shift, [net], places)
+    x = torch.rand(1, 2, 4, 4)
+    call(x)
+    call(x)
+    assert places.records == 1
+    kept = [p.data for p in net.parameters()]  # whose memory nothing else may take meanwhile
+    move(net)
+    torch.testing.assert_close(call(x), net(x) + net.shift, rtol=0, atol=0)
+    assert places.records == 2 and kept
+
+
+def test_weights_that_change_in_place_are_seen_as_they_are() -> None:
+    net = nn.Linear(2, 2).requires_grad_(False)
+    places = Places()
+    call = Recorded(net.forward, [net], places)
+    x = torch.rand(1, 2)
+    call(x)
+    net.load_state_dict({"weight": torch.ones(2, 2), "bias": torch.zeros(2)})
+    torch.testing.assert_close(call(x), net(x))
+    assert places.records == 1
+
+
+def test_what_cannot_be_recorded_goes_on_without(caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing(Places):
+        def record(self, run: Any, device: torch.device) -> Any:
+            super().record(run, device)
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    places = Refusing()
+    call = Recorded(double, recorder=places)
+    with caplog.at_level(logging.WARNING):
+        for k in range(3):
+            x = torch.full((2,), float(k))
+            torch.testing.assert_close(call(x, [x]), double(x, [x]))
+    assert places.records == 1
+    assert [r.message for r in caplog.records] == [
+        "compile: a CUDA graph cannot be recorded (operation not permitted when stream is "
+        "capturing); going on without"
+    ]
+
+
+def test_memory_that_runs_out_is_the_callers_matter() -> None:
+    class Full(Places):
+        def record(self, run: Any, device: torch.device) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    call = Recorded(double, recorder=Full())
+    for _ in range(2):  # fewer tiles at once are recorded later
+        with pytest.raises(torch.OutOfMemoryError):
+            call(torch.ones(2), [])
+
+
+def test_pictures_of_inference_mode_are_taken_and_given_in_any_order() -> None:
+    call = Recorded(double, recorder=Places())
+    with torch.inference_mode():
+        first = call(torch.ones(2), [])[0]
+    assert call(torch.full((2,), 3.0), [])[0].tolist() == [6, 6]
+    with torch.inference_mode():
+        assert call(torch.full((2,), 4.0), [])[0].tolist() == [8, 8]
+    assert first.tolist() == [2, 2]
+
+
+def test_a_cpu_records_nothing() -> None:
+    assert not CudaRecorder().works_on(torch.device("cpu"))
+    ran: list[int] = []
+    call = Recorded(lambda x: (ran.append(1), x)[1])
+    x = torch.ones(2)
+    assert call(x) is x and ran == [1]
+
+
+def test_pipelines_name_the_networks_whose_weights_are_read(
+    make_addsr: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every weight that a call reads belongs to some recorded function's networks."""
+    places = Places()
+    monkeypatch.setattr("addsr.pipelines.compiled.torch.compile", lambda f, **_: f)
+    monkeypatch.setattr("addsr.pipelines.compiled.CudaRecorder", lambda: places)
+    pipe, plain = make_addsr(), make_addsr()
+    pipe.compile("reduce-overhead")
+
+    def run(one: Any) -> Tensor:
+        picture = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+        generator = torch.Generator().manual_seed(0)
+        return one(picture, num_inference_steps=2, output_type="pt", generator=generator).images
+
+    torch.testing.assert_close(run(pipe), run(plain), rtol=1e-4, atol=1e-5)
+    count = places.records
+    assert count == 4
+    run(pipe)
+    assert places.records == count
+    old = [dict(net.state_dict()) for net in pipe.networks.values()]  # keeps their places taken
+    for name, net in pipe.networks.items():
+        new = {k: v * 0.9 for k, v in net.state_dict().items()}
+        net.load_state_dict(new, assign=True)
+        plain.networks[name].load_state_dict(new)
+    torch.testing.assert_close(run(pipe), run(plain), rtol=1e-4, atol=1e-5)
+    assert places.records == 2 * count and old
