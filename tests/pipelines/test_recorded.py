@@ -1,4 +1,4 @@
-"""Recorded functions: the same results as without, whatever moves, and a way on where none can be."""
+"""Recorded functions: the same results as without, and a way on where nothing can be recorded."""
 
 from __future__ import annotations
 
