@@ -23,6 +23,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     def later(flag: Tensor) -> Callable[[], bool]:
         return lambda: (answers.append(bool(flag)), bool(flag))[1]
 
+    monkeypatch.setattr(finite, "_AHEAD", 2)
     monkeypatch.setattr(finite, "_LAGGING", ("cpu",))
     monkeypatch.setattr(finite, "_read_later", later)
     return answers
@@ -37,23 +38,26 @@ def test_a_cpu_tells_at_once() -> None:
     checks.settle()
 
 
-def test_a_gpu_is_waited_for_one_stage_later(read: list[bool]) -> None:
+def test_a_gpu_is_waited_for_some_stages_later(read: list[bool]) -> None:
     checks = FiniteChecks()
     checks.ask(GOOD, "first")
     assert read == []
     checks.ask(GOOD, "second")
+    assert read == []
     checks.ask(GOOD, "third")
+    checks.ask(GOOD, "fourth")
     assert read == [True, True]
     checks.settle()
     checks.settle()
-    assert read == [True, True, True]
+    assert read == [True] * 4
 
 
 def test_what_is_found_late_is_told_by_the_name_of_its_stage(read: list[bool]) -> None:
     checks = FiniteChecks()
     checks.ask(BAD, "first")
+    checks.ask(GOOD, "second")
     with pytest.raises(NotFiniteError, match=r"^first gave"):
-        checks.ask(BAD, "second")
+        checks.ask(BAD, "third")
     checks.settle()  # of the run that failed nothing is left
     checks.ask(BAD, "last")
     with pytest.raises(NotFiniteError, match=r"^last gave"):

@@ -1,7 +1,7 @@
 """Whether networks gave numbers, found out without having the device wait for the answer.
 
 Asking a GPU means to wait until it is done, and only then to launch what comes next: milliseconds
-of idleness before every network. So the answer of a stage is read when the next one is launched.
+of idleness before every network. So the answer of a stage is read when some more are launched.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from addsr.errors import ModelError
 
+_AHEAD = 4
+"""Answers that may be outstanding. With one a slow processor had not launched the U-Net, which takes
+it some milliseconds, when the GPU was done with the VAE."""
 _LAGGING = ("cuda",)
 """Devices that are told what to do ahead of doing it, and can be asked for one thing alone."""
 
@@ -23,9 +26,9 @@ class NotFiniteError(ModelError):
 
 
 class FiniteChecks:
-    """Checks of tensors; on a GPU each is answered when the next one is asked for, or at the end.
+    """Checks of tensors; on a GPU each is answered some later, or at the end.
 
-    Errors so come one stage late at most, which costs time in a run that fails and in no other.
+    Errors so come four stages late at most, which costs time in a run that fails and in no other.
     """
 
     def __init__(self) -> None:
@@ -40,7 +43,7 @@ class FiniteChecks:
         is_late = x.device.type in _LAGGING
         flag = x.isfinite().all()
         self._asked.append((_read_later(flag) if is_late else lambda: bool(flag), doing))
-        self.settle(left=1 if is_late else 0)
+        self.settle(left=_AHEAD if is_late else 0)
 
     def settle(self, *, left: int = 0) -> None:
         """Waits for all answers but the last `left`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -59,9 +60,23 @@ class CudaRecorder:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(graph, pool=self._pool):
-            results = run()
+        with torch.cuda.device(device):
+            try:
+                with torch.cuda.graph(graph, pool=self._pool):
+                    results = run()
+            except RuntimeError:
+                self._recover()
+                raise
         return graph.replay, results
+
+    def _recover(self) -> None:
+        """After a recording that failed torch takes its pool and its random numbers for recorded.
+
+        Another pool, and a recording of nothing that ends as it should (seen with torch 2.11).
+        """
+        self._pool = None
+        with contextlib.suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
+            torch.zeros(1, device="cuda")
 
 
 class _Recording(NamedTuple):
@@ -104,7 +119,9 @@ class Recorded:
             for name, tensor in own.items()
             if tensor is not None
         ]
-        self._at: list[Any] = []
+        # of others no layout but the usual one is asked for; looking at all costs twice the time
+        self._laid_out = [(own, name) for own, name in self._weights if own[name].ndim >= 4]
+        self._at: Any = None
         self._kept: OrderedDict[Any, _Recording] = OrderedDict()
         self._is_over = False
 
@@ -114,7 +131,10 @@ class Recorded:
         given = [x for x in leaves if isinstance(x, Tensor)]
         if self._is_over or not all(self._recorder.works_on(x.device) for x in given):
             return self._function(*args)
-        at = [(x.data_ptr(), x.stride()) for x in (own[n] for own, n in self._weights)]
+        at = (
+            [own[name].data_ptr() for own, name in self._weights],
+            [own[name].stride() for own, name in self._laid_out],
+        )
         if at != self._at:
             self._kept.clear()
             self._at = at
