@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -203,3 +204,40 @@ def test_pipelines_name_the_networks_whose_weights_are_read(
         plain.networks[name].load_state_dict(new)
     torch.testing.assert_close(run(pipe), run(plain), rtol=1e-4, atol=1e-5)
     assert places.records == 2 * count and old
+
+
+def test_a_recording_that_fails_is_cleaned_up_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch's own graphs stood in for: what they do after a failure was seen on a GPU."""
+    told: list[Any] = []
+
+    class Graph:
+        def replay(self) -> None:
+            told.append("replay")
+
+    @contextlib.contextmanager
+    def graph(_: Graph, pool: Any = None) -> Iterator[None]:
+        told.append(pool)
+        yield
+
+    pools = iter(range(1, 9))
+    cuda = recorded.torch.cuda
+    monkeypatch.setattr(cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(cuda, "graph", graph)
+    monkeypatch.setattr(cuda, "graph_pool_handle", lambda: next(pools))
+    monkeypatch.setattr(cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(recorded.torch, "zeros", lambda *_, device: told.append(device))
+    recorder, device = CudaRecorder(), torch.device("cuda")
+
+    def fail() -> None:
+        raise RuntimeError("not permitted")
+
+    replay, results = recorder.record(lambda: "results", device)
+    assert results == "results" and recorder.record(lambda: 1, device)[1] == 1
+    assert told == [1, 1]  # one pool for all
+    with pytest.raises(RuntimeError, match="not permitted"):
+        recorder.record(fail, device)
+    # a recording in no pool of ours ends as it should, and the next one has another pool
+    assert told == [1, 1, 1, None, "cuda"]
+    recorder.record(lambda: 1, device)
+    replay()
+    assert told[5:] == [2, "replay"]

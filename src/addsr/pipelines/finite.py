@@ -15,8 +15,8 @@ from torch import Tensor
 from addsr.errors import ModelError
 
 _AHEAD = 4
-"""Answers that may be outstanding. With one a slow processor had not launched the U-Net, which takes
-it some milliseconds, when the GPU was done with the VAE."""
+"""Answers that may be outstanding. With one, a slow processor had not launched the U-Net,
+which takes some milliseconds, when the GPU was done with the VAE."""
 _LAGGING = ("cuda",)
 """Devices that are told what to do ahead of doing it, and can be asked for one thing alone."""
 

@@ -188,8 +188,8 @@ class SeeSRStages(LatentStages):
     ) -> Callable[[Tensor, Tensor, Cue], Tensor]:
         """The noise in the whole latent; the picture's map is made once for all steps and tiles."""
         dtype, device = self.dtype, self.device
-        context = options.context.to(device, dtype)
-        negative = None if options.negative is None else options.negative.to(device, dtype)
+        context = send(options.context, device).to(dtype)
+        negative = None if options.negative is None else send(options.negative, device).to(dtype)
         kept: tuple[Cue, Tensor] | None = None
         run = self._compiled("net", self.net.forward, of=[self.net], has_one_shape=True)
 
@@ -197,7 +197,7 @@ class SeeSRStages(LatentStages):
             nonlocal kept
             if kept is None or kept[0] is not cue:
                 kept = (cue, self._encode_condition(cue.picture, options))
-            tokens = cue.tokens.to(device, dtype)
+            tokens = send(cue.tokens, device).to(dtype)
 
             def model(z_t: Tensor, t: Tensor, seen: Tensor) -> Tensor:
                 return run(

@@ -351,8 +351,8 @@ class Stages(LatentStages):
             NotFiniteError, MemoryLimitError
         """
         dtype, device = self.dtype, self.device
-        context = options.context.to(device, dtype)
-        negative = None if options.negative is None else options.negative.to(device, dtype)
+        context = send(options.context, device).to(dtype)
+        negative = None if options.negative is None else send(options.negative, device).to(dtype)
 
         run = self._compiled("net", self.guided.forward, of=[self.guided], has_one_shape=True)
 
