@@ -381,6 +381,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny networks, to try the script")
     parser.add_argument("--docs", type=Path, default=DOCS)
+    parser.add_argument("--note", default="", help="what the page says of the machine")
     parser.add_argument("--add", type=Path, help="take over figures of this gpu.json and no more")
     parser.add_argument("--render-only", action="store_true", help="the page from the JSON alone")
     args = parser.parse_args(argv)
@@ -429,6 +430,8 @@ def measure_all(args: argparse.Namespace, data: Path) -> None:
     machine: dict[str, Any] = {
         **facts(args.device, is_tiny=args.tiny), "rows": [], "parts": [], "counted": {}
     }  # fmt: skip
+    if args.note:
+        machine["note"] = args.note
     runs: list[dict[str, Any]] = []
     if data.is_file():
         runs = json.loads(data.read_text(encoding="utf-8"))["runs"]

@@ -60,6 +60,8 @@ def take_over(machine: Run, runs: Sequence[Run], todo: Sequence[tuple[str, Case]
             kept = [row for row in run[kind] if (kind, *(row[n] for n in names)) not in new]
             machine[kind] += kept
         machine["counted"] |= run["counted"]
+        if "note" in run:
+            machine.setdefault("note", run["note"])
 
 
 def add(data: Path, other: Path) -> None:
@@ -78,4 +80,6 @@ def add(data: Path, other: Path) -> None:
             known = {tuple(r[n] for n in names) for r in new}
             mine[kind] = [r for r in mine[kind] if tuple(r[n] for n in names) not in known] + new
         mine["counted"] = run["counted"] | mine["counted"]
+        if "note" in run:
+            mine.setdefault("note", run["note"])
     write(data, json.dumps({"runs": runs}, indent=1) + "\n")

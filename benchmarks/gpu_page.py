@@ -37,12 +37,12 @@ _VARIANTS = {
     "channels-last": "all networks in channels_last memory",
     "tiny-decoder": "predictions between steps through the tiny decoder",
     "compile": "networks, VAE and tagger through torch.compile",
-    "compile-channels-last": "both",
+    "compile-channels-last": "torch.compile, in channels_last memory",
     "graphs": "torch.compile with CUDA graphs",
-    "graphs-channels-last": "that in channels_last memory",
-    "graphs-tiny-decoder": "that and the tiny decoder",
-    "graphs-batch-4": "that with four pictures at once, figures for each",
-    "graphs-fused": "that with queries, keys and values of one matrix product",
+    "graphs-channels-last": "torch.compile and CUDA graphs, in channels_last memory",
+    "graphs-tiny-decoder": "the same with the tiny decoder between steps",
+    "graphs-batch-4": "torch.compile and CUDA graphs, channels_last, four pictures at once",
+    "graphs-fused": "graphs-channels-last, queries, keys and values of one matrix product",
     "batch-4": "channels_last, four pictures at once, figures for each",
     "tile-batch-1": "one tile at a time",
     "tile-batch-16": "up to 16 tiles at once",
@@ -61,6 +61,8 @@ def render(data: dict[str, Any]) -> str:
         size = "tiny networks, to try the script" if run["is_tiny"] else "full size"
         memory = f", {run['memory_bytes'] / 2**30:.0f} GiB" if run.get("memory_bytes") else ""
         parts.append(f"## {run['device']}{memory}: {size}\n")
+        if run.get("note"):
+            parts.append(f"{run['note']}\n")
         if {"addsr", "seesr"} <= {row["model"] for row in run["rows"]}:
             parts.append(_speed_up(run))
         if not run["is_tiny"]:

@@ -199,13 +199,24 @@ def test_rows_of_two_runs_come_together(gpu: Any, tmp_path: Path) -> None:
     assert {(r["dtype"], r["seconds"], r.get("not_run")) for r in run["rows"]} == {
         ("bf16", 1.0, None), ("fp16", 1.0, None), ("fp32", 1.0, None)
     }  # fmt: skip
-    assert set(run["counted"]) == {"bf16", "fp16"}
+    assert set(run["counted"]) == {"bf16", "fp16"} and "note" not in run
+    noted = json.loads(other.read_text())
+    noted["runs"][0]["note"] = "beside other work"
+    other.write_text(json.dumps(noted))
+    assert gpu.main(["--add", str(other), "--docs", str(tmp_path)]) == 0
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert "## card: full size\n\nbeside other work\n" in page
     assert gpu.main(["--add", str(tmp_path / "gone"), "--docs", str(tmp_path)]) == 2
 
 
 def test_a_second_run_keeps_what_it_does_not_measure(gpu: Any, tmp_path: Path) -> None:
-    for dtype in ("fp32", "bf16"):
-        assert gpu.main(options(tmp_path, minutes="0", sizes="32", dtypes=dtype)) == 0
+    for dtype, note in (("fp32", ["--note", "quiet"]), ("bf16", [])):
+        told = options(tmp_path, minutes="0", sizes="32", dtypes=dtype)
+        assert gpu.main([*told, *note]) == 0
+    assert (
+        "## cpu: tiny networks, to try the script\n\nquiet\n"
+        in (tmp_path / "benchmarks.md").read_text()
+    )
     (run,) = json.loads((tmp_path / "gpu.json").read_text())["runs"]
     kept = {(row["dtype"], row["variant"]) for row in run["rows"]}
     assert kept == {(d, v) for d in ("fp32", "bf16") for v in ("plain", "channels-last")}
