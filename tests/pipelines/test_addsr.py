@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -453,3 +454,51 @@ def test_a_vae_in_the_names_of_older_versions_is_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"block_out_channels": [33]}))
     with pytest.raises(ModelError, match=r"vae"):
         load_vae(tmp_path)
+
+
+def test_pictures_stay_on_the_device_where_there_is_room(
+    make_addsr: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = make_addsr()._stages
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    room = 3000 * 2000 * 12 * 8 / 0.8
+
+    def has_room(device: torch.device, times: float, count: int = 1, **more: Any) -> bool:
+        monkeypatch.setattr(stages, "device", device)
+        monkeypatch.setattr(stages, "_strip_limit", more.get("limit"))
+        monkeypatch.setattr(stages, "is_offloading", more.get("is_offloading", False))
+        monkeypatch.setattr(
+            "addsr.pipelines.seesr_stages.free_memory", lambda _: 1.01 * times * room
+        )
+        side = more.get("side", (3000, 2000))
+        options: Any = SimpleNamespace(strip_pixels=more.get("strips", 1024**2))
+        return stages.has_room(side, options, count)
+
+    assert has_room(gpu, 1) and not has_room(gpu, 0.9)
+    assert has_room(gpu, 3, count=3) and not has_room(gpu, 2.9, count=3)
+    assert not has_room(gpu, 9, limit=500) and not has_room(gpu, 9, is_offloading=True)
+    assert not has_room(cpu, 9)
+    # what the VAE takes whole is not asked about
+    assert has_room(gpu, 0, side=(1024, 1024)) and has_room(cpu, 0, side=(1024, 1024))
+    assert has_room(gpu, 0, side=(2048, 2048), strips=None)
+    assert not has_room(gpu, 0, side=(2048, 2049), strips=None)
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_predictions_are_where_the_picture_is(
+    make_addsr: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, stays: bool
+) -> None:
+    """Memory that others take during a run does not part them."""
+    pipe, asked = make_addsr(), list[bool]()
+    stages = pipe._stages
+    decode = stages.decode
+
+    def watched(*args: Any, stays: bool = False, **more: Any) -> Tensor:
+        asked.append(stays)
+        return decode(*args, stays=stays, **more)
+
+    monkeypatch.setattr(stages, "decode", watched)
+    if not stays:
+        pipe.enable_model_cpu_offload("cpu")
+    pipe(torch.rand(1, 3, 8, 8), num_inference_steps=3, output_type="pt")
+    assert asked == [stays] * 3

@@ -476,7 +476,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             some[0].picture.size, options.upscale, options.tile, stages.factor, self._multiple,
             self.config.tile,
         )  # fmt: skip
-        stays = stages.has_room(canvas.padded, options)
+        stays = stages.has_room(canvas.padded, options, len(some))
         near = [send(one.rgb, self.device) if stays else one.rgb for one in some]
         filled = torch.cat([canvas.fill(rgb) for rgb in near])  # (B, 3, H, W) in [-1, 1]
         cue = Cue((filled + 1) / 2, torch.cat([one.tokens for one in some]))

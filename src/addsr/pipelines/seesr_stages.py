@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +17,20 @@ from addsr.diffusion.addsr import (
     sample_seesr_latent,
 )
 from addsr.diffusion.ddpm import start_latent
-from addsr.engines.device import send
+from addsr.engines.device import free_memory, send
 from addsr.image.encoding import Encoding
 from addsr.image.kinds import Picture
 from addsr.nets.seesr import ConditionEncoder, ControlledUnet, encode_in_strips
 from addsr.nets.tiny_decoder import TinyDecoder, decode_in_strips
 
 from .options import Options
-from .stages import LatentStages, StepEnded
+from .stages import SHARE, LatentStages, StepEnded
 from .tiny import PART
 from .walk import NoiseSource, draw
 
 _STAYING_PIXELS = 2048**2
+_STAYING = 12 * 8
+"""Bytes a pixel of pictures that stay on the device: colour in float32, some of them at a time."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,8 @@ class SeeSRStages(LatentStages):
             with self._working("unet", "controlnet"):
                 return predict(z, t, cue)
 
-        stays = self.has_room(first.picture.shape, options)
-        if stays:
-            first = replace(first, picture=first.picture.to(self.device))
+        # decided before: memory that has been taken meanwhile must not part the two
+        stays = first.picture.device.type == self.device.type and not self.is_offloading
 
         def decode(z_0: Tensor) -> Tensor:
             if refined.is_tiny:
@@ -171,13 +172,20 @@ class SeeSRStages(LatentStages):
         self._check(x, "tiny decoder")
         return x
 
-    def has_room(self, shape: Sequence[int], options: Options) -> bool:
-        """Whether pictures of `shape` `(..., H, W)` may stay on the device between the networks.
+    def has_room(self, size: Sequence[int], options: Options, count: int = 1) -> bool:
+        """Whether `count` pictures of `size` (H, W) may stay on the device between the networks.
 
-        What the VAE takes whole has left that much room, up to a size where copying hardly counts.
+        What the VAE takes whole has left that much room; for others it takes free memory, which is
+        not asked for once it has run out.
         """
-        most = min(options.strip_pixels or _STAYING_PIXELS, _STAYING_PIXELS)
-        return not self.is_offloading and shape[-2] * shape[-1] <= most
+        if self.is_offloading:
+            return False
+        pixels = size[-2] * size[-1]
+        if pixels <= min(options.strip_pixels or _STAYING_PIXELS, _STAYING_PIXELS):
+            return True
+        if self.device.type not in ("cuda", "xpu") or self._strip_limit is not None:
+            return False
+        return count * pixels * _STAYING <= SHARE * free_memory(self.device)
 
     def _start(self, z_lr: Tensor, options: Options, generator: NoiseSource) -> Tensor:
         noise = next(_noises(z_lr, generator))

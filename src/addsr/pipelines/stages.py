@@ -44,8 +44,8 @@ _LEAST_ROWS = 8
 
 _STRIP = 9.0
 """Numbers of a strip at work per picture pixel of it, in widths of the VAE, with slack."""
-_SHARE = 0.8
-"""Of the free memory, what maps may wait in."""
+SHARE = 0.8
+"""Of the free memory, what maps and pictures may wait in."""
 
 _T = TypeVar("_T")
 
@@ -202,7 +202,7 @@ class LatentStages:
             config: Any = self.vae.config
             width = int(config["block_out_channels"][0]) * self.dtype.itemsize
             waiting = WAITING * shape[-2] * shape[-1] + _STRIP * min(pixels, shape[-2] * shape[-1])
-            if waiting * width <= _SHARE * free_memory(self.device):
+            if waiting * width <= SHARE * free_memory(self.device):
                 store = self.device
         return StripVae(self.vae, self.cfw, pixels, store)
 
