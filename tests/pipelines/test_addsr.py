@@ -498,7 +498,44 @@ def test_predictions_are_where_the_picture_is(
         return decode(*args, stays=stays, **more)
 
     monkeypatch.setattr(stages, "decode", watched)
+    answers = iter([stays])  # asked for once
+    monkeypatch.setattr(stages, "has_room", lambda *_: next(answers))
     if not stays:
         pipe.enable_model_cpu_offload("cpu")
     pipe(torch.rand(1, 3, 8, 8), num_inference_steps=3, output_type="pt")
     assert asked == [stays] * 3
+
+
+def test_memory_that_runs_out_between_the_networks_costs_one_more_try(
+    make_addsr: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pipe, tries = make_addsr(), list[int]()
+    from addsr.pipelines import seesr, seesr_stages
+
+    finish = seesr.finish
+
+    def full(*args: Any) -> Any:
+        tries.append(1)
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return finish(*args)
+
+    def run(one: Any) -> Tensor:
+        seed = torch.Generator().manual_seed(0)
+        picture = torch.full((1, 3, 8, 8), 0.4)
+        return one(picture, num_inference_steps=1, output_type="pt", generator=seed).images
+
+    monkeypatch.setattr(seesr, "finish", full)
+    with pytest.raises(torch.OutOfMemoryError):  # on a CPU nothing else can be done
+        run(pipe)
+    tries.clear()
+    monkeypatch.setattr(seesr_stages, "_ASKED", ("cpu",))
+    with caplog.at_level(logging.WARNING):
+        got = run(pipe)
+    assert len(tries) == 2 and "do not fit on cpu beside the networks" in caplog.text
+    assert torch.equal(got, run(make_addsr()))  # with the same noise
+    tries.clear()
+    with pytest.raises(torch.OutOfMemoryError):  # once
+        run(pipe)

@@ -16,7 +16,10 @@ from addsr.pipelines.recorded import CudaRecorder, Recorded
 
 
 class Places:
-    """Does what CUDA graphs do, slowly: the same places in memory are read and written again."""
+    """Does what CUDA graphs do, slowly: the same places in memory are read and written again.
+
+    Weights are read where they are now, so that only the count of recordings tells of stale ones.
+    """
 
     def __init__(self) -> None:
         self.records = 0
@@ -118,6 +121,45 @@ def test_weights_that_moved_are_recorded_anew(move: Callable[[nn.Module], Any]) 
     assert places.records == 2 and kept
 
 
+def test_weights_that_go_come_or_change_their_kind_are_recorded_anew() -> None:
+    net = nn.Linear(2, 2).requires_grad_(False)
+    places = Places()
+    call = Recorded(lambda x: net(x), [net], places)
+    x, bias = torch.rand(1, 2), net.bias
+    call(x)
+    for count, change in enumerate((None, bias), start=2):
+        net.bias = change
+        torch.testing.assert_close(call(x), net(x), rtol=0, atol=0)
+        assert places.records == count
+    del net.bias
+    net.register_buffer("bias", None)
+    call(x)
+    assert places.records == 4
+
+
+def test_what_is_recorded_under_autocast_is_for_autocast() -> None:
+    net = nn.Linear(2, 2).requires_grad_(False)
+    call = Recorded(net.forward, [net], Places())
+    x = torch.rand(1, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert call(x).dtype == torch.bfloat16
+    assert call(x).dtype == torch.float32
+
+
+def test_a_network_that_left_keeps_no_recordings() -> None:
+    class Elsewhere(Places):
+        is_here = True
+
+        def works_on(self, device: torch.device) -> bool:
+            return self.is_here
+
+    places = Elsewhere()
+    call = Recorded(double, recorder=places)
+    call(torch.ones(2), [])
+    places.is_here = False
+    assert call(torch.ones(2), [])[0].tolist() == [2, 2] and not call._kept
+
+
 def test_weights_that_change_in_place_are_seen_as_they_are() -> None:
     net = nn.Linear(2, 2).requires_grad_(False)
     places = Places()
@@ -153,10 +195,18 @@ def test_memory_that_runs_out_is_the_callers_matter() -> None:
         def record(self, run: Any, device: torch.device) -> Any:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    call = Recorded(double, recorder=Full())
-    for _ in range(2):  # fewer tiles at once are recorded later
-        with pytest.raises(torch.OutOfMemoryError):
-            call(torch.ones(2), [])
+    class Hiding(Places):
+        def record(self, run: Any, device: torch.device) -> Any:
+            try:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            finally:  # as torch does, whose recording ends by this
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    for places in (Full(), Hiding()):
+        call = Recorded(double, recorder=places)
+        for _ in range(2):  # fewer tiles at once are recorded later
+            with pytest.raises(torch.OutOfMemoryError):
+                call(torch.ones(2), [])
 
 
 def test_pictures_of_inference_mode_are_taken_and_given_in_any_order() -> None:
@@ -197,27 +247,42 @@ def test_pipelines_name_the_networks_whose_weights_are_read(
     assert count == 4
     run(pipe)
     assert places.records == count
-    old = [dict(net.state_dict()) for net in pipe.networks.values()]  # keeps their places taken
+    readers = {"unet": 1, "controlnet": 2, "vae": 2}  # functions that read each
+    assert set(readers) == set(pipe.networks)
     for name, net in pipe.networks.items():
-        new = {k: v * 0.9 for k, v in net.state_dict().items()}
+        old = dict(net.state_dict())  # keeps its places taken
+        new = {k: v * 0.9 for k, v in old.items()}
         net.load_state_dict(new, assign=True)
         plain.networks[name].load_state_dict(new)
-    torch.testing.assert_close(run(pipe), run(plain), rtol=1e-4, atol=1e-5)
-    assert places.records == 2 * count and old
+        torch.testing.assert_close(run(pipe), run(plain), rtol=1e-4, atol=1e-5)
+        count += readers[name]
+        assert places.records == count, name
 
 
 def test_a_recording_that_fails_is_cleaned_up_after(monkeypatch: pytest.MonkeyPatch) -> None:
     """With torch's own graphs stood in for: what they do after a failure was seen on a GPU."""
     told: list[Any] = []
+    streams = ["the caller's"]
 
     class Graph:
         def replay(self) -> None:
             told.append("replay")
 
     @contextlib.contextmanager
-    def graph(_: Graph, pool: Any = None) -> Iterator[None]:
+    def graph(_: Graph, pool: Any = None, *, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"
         told.append(pool)
+        streams.append("its own")
         yield
+        streams.pop()  # not reached by one that fails, as in torch
+
+    @contextlib.contextmanager
+    def back(stream: str) -> Iterator[None]:
+        count = len(streams)
+        try:
+            yield
+        finally:
+            del streams[count:]
 
     pools = iter(range(1, 9))
     cuda = recorded.torch.cuda
@@ -225,6 +290,8 @@ def test_a_recording_that_fails_is_cleaned_up_after(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(cuda, "graph", graph)
     monkeypatch.setattr(cuda, "graph_pool_handle", lambda: next(pools))
     monkeypatch.setattr(cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(cuda, "current_stream", lambda _: streams[-1])
+    monkeypatch.setattr(cuda, "stream", back)
     monkeypatch.setattr(recorded.torch, "zeros", lambda *_, device: told.append(device))
     recorder, device = CudaRecorder(), torch.device("cuda")
 
@@ -236,6 +303,7 @@ def test_a_recording_that_fails_is_cleaned_up_after(monkeypatch: pytest.MonkeyPa
     assert told == [1, 1]  # one pool for all
     with pytest.raises(RuntimeError, match="not permitted"):
         recorder.record(fail, device)
+    assert streams == ["the caller's"]
     # a recording in no pool of ours ends as it should, and the next one has another pool
     assert told == [1, 1, 1, None, "cuda"]
     recorder.record(lambda: 1, device)

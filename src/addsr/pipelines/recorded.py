@@ -21,6 +21,9 @@ _WARMING = 3
 _MOST = 8
 """Recordings of a function that are kept, the last used ones; each holds memory of its own."""
 
+_MODE = "thread_local"
+"""What breaks a recording off: what its own thread does, and not what others do meanwhile."""
+
 
 class Recorder(Protocol):
     """What can record a run on a device and repeat it."""
@@ -60,9 +63,10 @@ class CudaRecorder:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device):
+        # the stream by name, for a recording that fails does not leave its own
+        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
             try:
-                with torch.cuda.graph(graph, pool=self._pool):
+                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode=_MODE):
                     results = run()
             except RuntimeError:
                 self._recover()
@@ -72,10 +76,15 @@ class CudaRecorder:
     def _recover(self) -> None:
         """After a recording that failed torch takes its pool and its random numbers for recorded.
 
-        Another pool, and a recording of nothing that ends as it should (seen with torch 2.11).
+        Another pool, and a recording of nothing that ends as it should (seen with torch 2.11). The
+        memory of the pool is not given back.
         """
         self._pool = None
-        with contextlib.suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        empty = torch.cuda.CUDAGraph()
+        with (
+            contextlib.suppress(RuntimeError),
+            torch.cuda.graph(empty, capture_error_mode=_MODE),
+        ):
             torch.zeros(1, device="cuda")
 
 
@@ -116,11 +125,14 @@ class Recorded:
             for net in of
             for module in net.modules()
             for own in (vars(module)["_parameters"], vars(module)["_buffers"])
-            for name, tensor in own.items()
-            if tensor is not None
+            for name in own
         ]
         # of others no layout but the usual one is asked for; looking at all costs twice the time
-        self._laid_out = [(own, name) for own, name in self._weights if own[name].ndim >= 4]
+        self._laid_out = [
+            (own, name)
+            for own, name in self._weights
+            if own[name] is not None and own[name].ndim >= 4
+        ]
         self._at: Any = None
         self._kept: OrderedDict[Any, _Recording] = OrderedDict()
         self._is_over = False
@@ -130,15 +142,15 @@ class Recorded:
         leaves, spec = pytree.tree_flatten(args)
         given = [x for x in leaves if isinstance(x, Tensor)]
         if self._is_over or not all(self._recorder.works_on(x.device) for x in given):
+            self._kept.clear()
             return self._function(*args)
-        at = (
-            [own[name].data_ptr() for own, name in self._weights],
-            [own[name].stride() for own, name in self._laid_out],
-        )
+        at = self._addresses()
         if at != self._at:
             self._kept.clear()
             self._at = at
-        key = (spec, *(_told(x) for x in leaves))
+        kind = given[0].device.type
+        cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+        key = (spec, cast, *(_told(x) for x in leaves))
         with torch.inference_mode(False), torch.no_grad():
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -155,6 +167,15 @@ class Recorded:
             replay()
             return pytree.tree_map_only(Tensor, torch.clone, results)
 
+    def _addresses(self) -> Any:
+        """Where the weights are and what they are; None for one that is gone."""
+        found = [own.get(name) for own, name in self._weights]
+        return (
+            [None if x is None else x.data_ptr() for x in found],
+            [None if (x := own.get(name)) is None else x.stride() for own, name in self._laid_out],
+            {x.dtype for x in found[:1] if x is not None},
+        )
+
     def _record(self, leaves: list[Any], spec: pytree.TreeSpec) -> _Recording | None:
         """One run on copies of the arguments; None where it cannot be recorded."""
         # in the layout that was given: it is what the code was compiled for
@@ -166,10 +187,12 @@ class Recorded:
         try:
             replay, results = self._recorder.record(lambda: self._function(*args), places[0].device)
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
+            # torch's own complaint that the recording ended badly hides why it did
+            cause = error.__context__ or error
+            if is_out_of_memory(cause):
+                raise cause from None
             self._is_over = True
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
             log.warning("compile: a CUDA graph cannot be recorded (%s); going on without", reason)
             return None
         return _Recording(replay, places, results)

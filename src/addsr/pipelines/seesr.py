@@ -18,6 +18,7 @@ from addsr.diffusion.addsr import (
     Cue,
 )
 from addsr.engines.device import send
+from addsr.engines.memory import is_out_of_memory, release_memory
 from addsr.errors import MemoryLimitError, ModelError, OptionError
 from addsr.image.alpha import fill_transparent
 from addsr.image.color import ColorFix
@@ -454,14 +455,23 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             if len(some) == 1:
                 raise
             log.warning("%d pictures do not fit together, one by one: %s", len(some), error)
+            groups = [[one] for one in some]
+        except (RuntimeError, MemoryError) as error:
+            # between the networks, which see to their own memory
+            if not (is_out_of_memory(error) and self._stages.give_way()):
+                raise
+            log.warning("pictures do not fit on %s beside the networks; once more", self.device)
+            groups = [list(some)]
         # outside of the handler: its traceback would keep the failed batch alive
+        release_memory(self.device)
         for one, state in zip(some, before, strict=True):
             if one.seed is not None and state is not None:
                 one.seed.set_state(state)
-        singles = [
-            self._restore_at_once([one], options, control_scale, refined, ended) for one in some
+        return [
+            result
+            for group in groups
+            for result in self._restore(group, options, control_scale, refined, ended)
         ]
-        return [result for single in singles for result in single]
 
     def _restore_at_once(
         self,

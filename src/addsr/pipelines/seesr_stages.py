@@ -29,6 +29,8 @@ from .tiny import PART
 from .walk import NoiseSource, draw
 
 _STAYING_PIXELS = 2048**2
+_ASKED = ("cuda", "xpu")
+"""Devices that say how much memory is free."""
 _STAYING = 12 * 8
 """Bytes a pixel of pictures that stay on the device: colour in float32, some of them at a time."""
 
@@ -72,6 +74,7 @@ class SeeSRStages(LatentStages):
         super().__init__(nets if tiny is None else {**nets, PART: tiny}, vae)
         self.net = ControlledUnet(unet, controlnet)
         self.tiny = tiny
+        self._keeps_large = True
 
     def sample_few(
         self,
@@ -183,9 +186,17 @@ class SeeSRStages(LatentStages):
         pixels = size[-2] * size[-1]
         if pixels <= min(options.strip_pixels or _STAYING_PIXELS, _STAYING_PIXELS):
             return True
-        if self.device.type not in ("cuda", "xpu") or self._strip_limit is not None:
+        if self.device.type not in _ASKED:
+            return False
+        if not self._keeps_large or self._strip_limit is not None:
             return False
         return count * pixels * _STAYING <= SHARE * free_memory(self.device)
+
+    def give_way(self) -> bool:
+        """Has large pictures wait in main memory from now on; whether that is anything new."""
+        is_new = self._keeps_large and self.device.type in _ASKED
+        self._keeps_large = self._keeps_large and not is_new
+        return is_new
 
     def _start(self, z_lr: Tensor, options: Options, generator: NoiseSource) -> Tensor:
         noise = next(_noises(z_lr, generator))
