@@ -26,7 +26,7 @@ class NotFiniteError(ModelError):
 
 
 class FiniteChecks:
-    """Checks of tensors; on a GPU each is answered some later, or at the end.
+    """Checks of tensors; on a GPU each is answered some stages later, or at the end.
 
     Errors so come four stages late at most, which costs time in a run that fails and in no other.
     """
