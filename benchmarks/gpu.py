@@ -408,6 +408,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             and not (args.render_only or args.add)
         ):
             raise OptionError("device: torch sees no CUDA device here; give --device cpu --tiny")
+        if args.note and (args.add or args.render_only):
+            raise OptionError("note: goes with measuring; leave it out of --add and --render-only")
         if args.add and not args.add.is_file():
             raise OptionError(f"add: {args.add} is not there; give the gpu.json of another run")
         if args.render_only and not data.is_file():

@@ -206,6 +206,7 @@ def test_rows_of_two_runs_come_together(gpu: Any, tmp_path: Path) -> None:
     assert gpu.main(["--add", str(other), "--docs", str(tmp_path)]) == 0
     page = (tmp_path / "benchmarks.md").read_text()
     assert "## card: full size\n\nbeside other work\n" in page
+    assert gpu.main(["--add", str(other), "--docs", str(tmp_path), "--note", "loud"]) == 2
     assert gpu.main(["--add", str(tmp_path / "gone"), "--docs", str(tmp_path)]) == 2
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from addsr.diffusion.addsr import Cue, refinement, sample_addsr_latent
 from addsr.diffusion.ddpm import start_latent
-from addsr.errors import ModelError, OptionError, OutputError
+from addsr.errors import MemoryLimitError, ModelError, OptionError, OutputError
 from addsr.models.placing import damages
 from addsr.models.store import Installed, Source, read_facts, write_facts
 from addsr.nets.seesr import SeeSRConfig, build_controlnet, build_unet
@@ -528,8 +528,8 @@ def test_memory_that_runs_out_between_the_networks_costs_one_more_try(
         return one(picture, num_inference_steps=1, output_type="pt", generator=seed).images
 
     monkeypatch.setattr(seesr, "finish", full)
-    with pytest.raises(torch.OutOfMemoryError):  # on a CPU nothing else can be done
-        run(pipe)
+    with pytest.raises(MemoryLimitError, match=r"^image: 8x8 made 4 times larger does not fit"):
+        run(pipe)  # on a CPU nothing else can be done
     tries.clear()
     monkeypatch.setattr(seesr_stages, "_ASKED", ("cpu",))
     with caplog.at_level(logging.WARNING):
@@ -537,5 +537,10 @@ def test_memory_that_runs_out_between_the_networks_costs_one_more_try(
     assert len(tries) == 2 and "do not fit on cpu beside the networks" in caplog.text
     assert torch.equal(got, run(make_addsr()))  # with the same noise
     tries.clear()
-    with pytest.raises(torch.OutOfMemoryError):  # once
-        run(pipe)
+    with pytest.raises(MemoryLimitError, match="enlarge less, use the CPU, or free memory"):
+        run(pipe)  # once
+    tries.clear()
+    two = [torch.full((1, 3, 8, 8), 0.4)] * 2
+    options: dict[str, Any] = {"num_inference_steps": 1, "output_type": "pt", "picture_batch": 2}
+    assert len(pipe(two, **options).images) == 2
+    assert len(tries) == 3 and "2 pictures do not fit together, one by one" in caplog.text

@@ -458,10 +458,24 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
             groups = [[one] for one in some]
         except (RuntimeError, MemoryError) as error:
             # between the networks, which see to their own memory
-            if not (is_out_of_memory(error) and self._stages.give_way()):
+            if not is_out_of_memory(error):
                 raise
-            log.warning("pictures do not fit on %s beside the networks; once more", self.device)
-            groups = [list(some)]
+            if self._stages.give_way():
+                log.warning(
+                    "pictures do not fit on %s beside the networks; once more, with pictures in "
+                    "main memory", self.device,
+                )  # fmt: skip
+                groups = [list(some)]
+            elif len(some) > 1:
+                log.warning("%d pictures do not fit together, one by one", len(some))
+                groups = [[one] for one in some]
+            else:
+                height, width = some[0].picture.size
+                raise MemoryLimitError(
+                    f"image: {width}x{height} made {options.upscale:g} times larger does not fit "
+                    f"into the memory of {self.device} ({type(error).__name__}); enlarge less, use "
+                    "the CPU, or free memory"
+                ) from None
         # outside of the handler: its traceback would keep the failed batch alive
         release_memory(self.device)
         for one, state in zip(some, before, strict=True):
