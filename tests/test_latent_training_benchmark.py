@@ -47,6 +47,12 @@ def test_what_was_not_run_is_named_and_other_devices_figures_stay(
     assert "| addsr | bf16 | 1 x 2 | yes | weight_decay=0.1 |" in page
 
 
+def test_the_page_in_the_docs_is_made_of_the_figures_there(bench: Any) -> None:
+    docs = ROOT / "docs"
+    data = json.loads((docs / "training-memory.json").read_text(encoding="utf-8"))
+    assert (docs / "training-memory.md").read_text(encoding="utf-8") == bench.render(data)
+
+
 def test_a_budget_takes_the_quickest_that_fits(bench: Any) -> None:
     def row(seconds: float, gb: float, **changes: Any) -> dict[str, Any]:
         setting = asdict(bench.Setting(**{"task": "addsr", "batch": 2, **changes}))
