@@ -42,6 +42,7 @@ VARIANTS = {
     "vae-whole": Variant(call=(("vae_tile", None),), only_large=True),
     "graphs-channels-last": Variant(True, "reduce-overhead"),
     "graphs-tiny-decoder": Variant(True, "reduce-overhead", TINY, ("addsr",)),
+    "graphs-vae-whole": Variant(True, "reduce-overhead", (("vae_tile", None),), only_large=True),
     "graphs-batch-4": Variant(True, "reduce-overhead", BATCH, ("addsr", "seesr"), pictures=4),
     "compile": Variant(False, "default"),
     "compile-channels-last": Variant(True, "default"),

@@ -41,6 +41,7 @@ _VARIANTS = {
     "graphs": "torch.compile with CUDA graphs",
     "graphs-channels-last": "torch.compile and CUDA graphs, in channels_last memory",
     "graphs-tiny-decoder": "the same with the tiny decoder between steps",
+    "graphs-vae-whole": "graphs-channels-last, and the VAE never works in strips",
     "graphs-batch-4": "torch.compile and CUDA graphs, channels_last, four pictures at once",
     "graphs-fused": "graphs-channels-last, queries, keys and values of one matrix product",
     "batch-4": "channels_last, four pictures at once, figures for each",
