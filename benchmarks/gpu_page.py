@@ -20,7 +20,8 @@ again; SeeSR runs its networks twice a step, for guidance. The first run of each
 compiles and chooses kernels, is not in it. Rows of up to 8 steps are the median of several runs.
 Without CUDA graphs the GPU waits for launches from the CPU: such rows differ by up to a half from
 one run to the next, so that smaller gaps between variants say nothing.
-Memory is the peak of what torch had allocated, weights included.
+Memory is the peak of what torch had allocated, weights included; with CUDA graphs, whose own memory
+does not count as allocated while they run, of what it had reserved, which is always more.
 
 "Words" is what finds words for a picture and is part of the seconds: the tagger (RAM) and the text
 encoder, each timed in a run that waits for it. "Without words" are calls that are handed prompt and
@@ -119,7 +120,7 @@ def _table(rows: list[Row], plain: list[Row], run: Row) -> str:
         cells.append(_digits(flops / row["seconds"] / 1e12 if flops else None))
         peak_rate = _peak(run)
         cells.append(_digits(flops / peak_rate if flops and peak_rate else None))
-        peak = row.get("peak_bytes")
+        peak = row.get("reserved_bytes" if _has_graphs(row) else "peak_bytes")
         cells.append(f"{peak / 2**30:.2f}" if peak else "-")
         if plain:
             cells += [_faster(row, plain), _digits(row.get("mean_difference"))]
@@ -127,6 +128,10 @@ def _table(rows: list[Row], plain: list[Row], run: Row) -> str:
             cells.append(_digits(row["size"] ** 2 / 1e6 / row["seconds"]))
         lines.append("| " + " | ".join([*cells, _note(row)]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _has_graphs(row: Row) -> bool:
+    return row["variant"].startswith("graphs")
 
 
 def _parts(row: Row, run: Row) -> str:

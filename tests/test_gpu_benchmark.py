@@ -172,6 +172,17 @@ def test_what_was_aimed_at_is_judged_by_the_best_row_without_words(gpu: Any) -> 
     assert page._aims([row | {"size": 2048}, row | {"not_run": "x", "seconds": None}][:1]) == ""
 
 
+def test_memory_of_cuda_graphs_is_told_though_it_does_not_count_as_allocated() -> None:
+    page = importlib.import_module("gpu_page")
+    row = {
+        "model": "stablesr", "size": 512, "dtype": "bf16", "steps": 4, "measured_steps": 4,
+        "variant": "plain", "seconds": 1.0, "peak_bytes": 3 * 2**30, "reserved_bytes": 5 * 2**30,
+    }  # fmt: skip
+    graphs = row | {"variant": "graphs-channels-last"}
+    assert "| 3.00 |" in page._table([row], [], {"device": "card", "counted": {}})
+    assert "| 5.00 |" in page._table([graphs], [row], {"device": "card", "counted": {}})
+
+
 def test_what_finds_words_is_put_back(gpu: Any) -> None:
     pipe = gpu.build("addsr", "cpu", torch.float32, is_tiny=True)
     parts = pipe.tagger, pipe.text_encoder

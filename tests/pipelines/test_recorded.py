@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -188,6 +190,27 @@ def test_what_cannot_be_recorded_goes_on_without(caplog: pytest.LogCaptureFixtur
         "compile: a CUDA graph cannot be recorded (operation not permitted when stream is "
         "capturing); going on without"
     ]
+
+
+def test_threads_record_one_after_another() -> None:
+    most: list[int] = []
+    now: list[int] = []
+
+    class Slow(Places):
+        def record(self, run: Any, device: torch.device) -> Any:
+            now.append(1)
+            most.append(len(now))
+            time.sleep(0.05)  # in which another one would begin
+            now.pop()
+            return super().record(run, device)
+
+    def work(k: int) -> None:
+        x = torch.full((2,), float(k))
+        torch.testing.assert_close(Recorded(double, recorder=Slow())(x, [x]), double(x, [x]))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert most == [1, 1, 1, 1]
 
 
 def test_memory_that_runs_out_is_the_callers_matter() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
@@ -22,7 +23,11 @@ _MOST = 8
 """Recordings of a function that are kept, the last used ones; each holds memory of its own."""
 
 _MODE = "thread_local"
-"""What breaks a recording off: what its own thread does, and not what others do meanwhile."""
+"""What breaks a recording off: what its own thread does, and of what others do meanwhile only that
+they wait for the whole device."""
+
+_TURN = threading.Lock()
+"""One recording at a time: torch waits for the device before each, which breaks others off."""
 
 
 class Recorder(Protocol):
@@ -185,7 +190,10 @@ class Recorded:
         for _ in range(_WARMING):
             self._function(*args)
         try:
-            replay, results = self._recorder.record(lambda: self._function(*args), places[0].device)
+            with _TURN:
+                replay, results = self._recorder.record(
+                    lambda: self._function(*args), places[0].device
+                )
         except RuntimeError as error:
             # torch's own complaint that the recording ended badly hides why it did
             cause = error.__context__ or error
