@@ -26,7 +26,7 @@ _MODE = "thread_local"
 """What breaks a recording off: what its own thread does, and of what others do meanwhile only that
 they wait for the whole device."""
 
-_TURN = threading.Lock()
+_TURN = threading.RLock()
 """One recording at a time: torch waits for the device before each, which breaks others off."""
 
 
