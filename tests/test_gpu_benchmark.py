@@ -172,7 +172,7 @@ def test_what_was_aimed_at_is_judged_by_the_best_row_without_words(gpu: Any) -> 
     assert page._aims([row | {"size": 2048}, row | {"not_run": "x", "seconds": None}][:1]) == ""
 
 
-def test_memory_of_cuda_graphs_is_told_though_it_does_not_count_as_allocated() -> None:
+def test_memory_of_cuda_graphs_is_told_though_it_does_not_count_as_allocated(gpu: Any) -> None:
     page = importlib.import_module("gpu_page")
     row = {
         "model": "stablesr", "size": 512, "dtype": "bf16", "steps": 4, "measured_steps": 4,

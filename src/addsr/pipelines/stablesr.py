@@ -227,8 +227,8 @@ class StableSRPipeline(LatentPipeline[Stages]):
             tile_batch: tiles that go through the network together, fewer once memory runs out; it
                 does not change the result.
             vae_tile: above this many pixels squared the VAE works in strips of that area, which
-                does not change the result either; None: only once memory runs out, which is
-                quicker after `compile`.
+                does not change the result either. None: not before memory runs out; after
+                `compile` that is quicker.
             color_fix: "adain", "wavelet" or "none", on the whole picture.
             start: "image": from the enlarged input, noised; "noise": from noise alone, as in the
                 paper's own protocol, which lets colours drift.
