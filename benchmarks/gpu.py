@@ -230,6 +230,8 @@ class Bench:
             found["first_run_seconds"] = self._time(pipe, lr, first, options).seconds
             self.warm.add(setting)
         if self.device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()  # what the first run alone had taken
             torch.cuda.reset_peak_memory_stats()
         # with a look at every step and part, which the device has to be waited for
         watched = self._time(pipe, lr, steps, options, is_watched=True)

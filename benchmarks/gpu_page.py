@@ -21,7 +21,8 @@ compiles and chooses kernels, is not in it. Rows of up to 8 steps are the median
 Without CUDA graphs the GPU waits for launches from the CPU: such rows differ by up to a half from
 one run to the next, so that smaller gaps between variants say nothing.
 Memory is the peak of what torch had allocated, weights included; with CUDA graphs, whose own memory
-does not count as allocated while they run, of what it had reserved, which is always more.
+does not count as allocated while they run, of what it had reserved: more, by memory it would give
+back and, in the first row of a setting, by what the first run left. The two do not compare.
 
 "Words" is what finds words for a picture and is part of the seconds: the tagger (RAM) and the text
 encoder, each timed in a run that waits for it. "Without words" are calls that are handed prompt and
@@ -42,7 +43,7 @@ _VARIANTS = {
     "graphs": "torch.compile with CUDA graphs",
     "graphs-channels-last": "torch.compile and CUDA graphs, in channels_last memory",
     "graphs-tiny-decoder": "the same with the tiny decoder between steps",
-    "graphs-vae-whole": "graphs-channels-last, and the VAE never works in strips",
+    "graphs-vae-whole": "graphs-channels-last, the VAE never in strips; size measured by itself",
     "graphs-batch-4": "torch.compile and CUDA graphs, channels_last, four pictures at once",
     "graphs-fused": "graphs-channels-last, queries, keys and values of one matrix product",
     "batch-4": "channels_last, four pictures at once, figures for each",
@@ -121,7 +122,8 @@ def _table(rows: list[Row], plain: list[Row], run: Row) -> str:
         peak_rate = _peak(run)
         cells.append(_digits(flops / peak_rate if flops and peak_rate else None))
         peak = row.get("reserved_bytes" if _has_graphs(row) else "peak_bytes")
-        cells.append(f"{peak / 2**30:.2f}" if peak else "-")
+        unit = " reserved" if _has_graphs(row) else ""
+        cells.append(f"{peak / 2**30:.2f}{unit}" if peak else "-")
         if plain:
             cells += [_faster(row, plain), _digits(row.get("mean_difference"))]
         else:

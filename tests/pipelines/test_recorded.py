@@ -213,6 +213,19 @@ def test_threads_record_one_after_another() -> None:
     assert most == [1, 1, 1, 1]
 
 
+def test_a_recording_within_a_recording_does_not_wait_for_itself() -> None:
+    places, runs = Places(), [0]
+    inner = Recorded(lambda x: x + 1, recorder=places)
+
+    def outer(x: Tensor) -> Tensor:
+        runs[0] += 1  # another shape each time, so that the inner one records anew
+        return inner(torch.cat([x] * runs[0]))[:2]
+
+    torch.testing.assert_close(
+        Recorded(outer, recorder=places)(torch.ones(2)), torch.full((2,), 2.0)
+    )
+
+
 def test_memory_that_runs_out_is_the_callers_matter() -> None:
     class Full(Places):
         def record(self, run: Any, device: torch.device) -> Any:

@@ -27,7 +27,8 @@ _MODE = "thread_local"
 they wait for the whole device."""
 
 _TURN = threading.RLock()
-"""One recording at a time: torch waits for the device before each, which breaks others off."""
+"""One recording at a time: torch waits for the device before each and while it compiles, which
+breaks others off."""
 
 
 class Recorder(Protocol):
@@ -187,13 +188,15 @@ class Recorded:
         own = [x.detach().clone() if isinstance(x, Tensor) else x for x in leaves]
         args = pytree.tree_unflatten(own, spec)
         places = [x for x in own if isinstance(x, Tensor)]
-        for _ in range(_WARMING):
-            self._function(*args)
+        with _TURN:  # from the first run on: compiling waits for the device too
+            for _ in range(_WARMING):
+                self._function(*args)
+            return self._recording(args, places)
+
+    def _recording(self, args: Any, places: list[Tensor]) -> _Recording | None:
+        """What `_record` gives, of a function that has run before."""
         try:
-            with _TURN:
-                replay, results = self._recorder.record(
-                    lambda: self._function(*args), places[0].device
-                )
+            replay, results = self._recorder.record(lambda: self._function(*args), places[0].device)
         except RuntimeError as error:
             # torch's own complaint that the recording ended badly hides why it did
             cause = error.__context__ or error

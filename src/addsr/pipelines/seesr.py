@@ -294,7 +294,7 @@ class SeeSRPipeline(LatentPipeline[SeeSRStages]):
                 does not change results either.
             vae_tile: above this many pixels squared the VAE works in strips, which does not
                 change the result either. None: not before memory runs out; after `compile` that
-                is quicker.
+                can be quicker.
             color_fix: "adain", "wavelet" or "none", on the whole picture.
             start: "image": from the enlarged input, noised; "noise": from noise alone.
             sample_posterior: draw the input's latent, as published, and not take its mean.

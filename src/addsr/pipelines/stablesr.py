@@ -228,7 +228,7 @@ class StableSRPipeline(LatentPipeline[Stages]):
                 does not change the result.
             vae_tile: above this many pixels squared the VAE works in strips of that area, which
                 does not change the result either. None: not before memory runs out; after
-                `compile` that is quicker.
+                `compile` that can be quicker.
             color_fix: "adain", "wavelet" or "none", on the whole picture.
             start: "image": from the enlarged input, noised; "noise": from noise alone, as in the
                 paper's own protocol, which lets colours drift.
